@@ -1,0 +1,58 @@
+"""The two commands: `lightning` trains, `past` does everything else."""
+
+import importlib
+import logging
+import sys
+from importlib.metadata import entry_points
+
+import typer
+
+from past_core.errors import PastError
+
+VERBS = ("demo", "ingest", "embed", "info")
+"""Verbs of past-core: `past_core.commands.VERB` holds a function of the same name."""
+
+COMMANDS_GROUP = "past.commands"
+"""Entry-point group through which the sibling packages add their verbs: `register(app)`."""
+
+
+def build_app() -> typer.Typer:
+    """Assembles `past`: past-core's verbs and those of every installed sibling package."""
+    app = typer.Typer(
+        name="past",
+        help="PAST: single cells from histology and spatial transcriptomics.",
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+    )
+
+    @app.callback()
+    def options(*, verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every step.")) -> None:
+        logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
+
+    for verb in VERBS:
+        module = importlib.import_module(f"past_core.commands.{verb}")
+        app.command(name=verb)(getattr(module, verb))
+    for entry_point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda point: point.name):
+        entry_point.load()(app)
+    return app
+
+
+def past_main() -> None:
+    """Runs `past`; PAST's own errors become one message and exit status 1."""
+    try:
+        build_app()()
+    except PastError as error:
+        typer.secho(f"Error: {error}", err=True, fg="red")
+        sys.exit(1)
+
+
+def lightning_main(args: list[str] | None = None) -> None:
+    """Runs `lightning fit|validate|test|predict -c recipes/X.yaml`, a bare LightningCLI."""
+    from lightning.pytorch.cli import LightningCLI
+
+    try:
+        LightningCLI(args=args, save_config_kwargs={"overwrite": True})
+    except PastError as error:
+        typer.secho(f"Error: {error}", err=True, fg="red")
+        sys.exit(1)

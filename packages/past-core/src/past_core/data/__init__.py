@@ -1,0 +1,1 @@
+"""Region supply, batches and the pretraining DataModule."""

@@ -1,0 +1,1 @@
+"""From bundles and tables with their H&E to slide stores."""

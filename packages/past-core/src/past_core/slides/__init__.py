@@ -1,0 +1,1 @@
+"""Open any slide, read any region."""

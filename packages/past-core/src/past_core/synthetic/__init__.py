@@ -1,0 +1,1 @@
+"""Synthetic tissue: one simulated state, several renderings, every truth known."""
