@@ -1,0 +1,121 @@
+"""Which reader opens which slide."""
+
+import json
+from pathlib import Path
+
+from past_core.slides.errors import SlideError, SlideNotFoundError
+from past_core.slides.slide import Slide
+
+TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+PLAIN_MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
+LATER = {
+    ".ndpi": "Hamamatsu NDPI",
+    ".mrxs": "3DHISTECH MRXS",
+    ".vms": "Hamamatsu VMS",
+    ".bif": "Ventana BIF",
+    ".czi": "Zeiss CZI",
+    ".scn": "Leica SCN",
+    ".isyntax": "Philips iSyntax",
+}
+SUPPORTED = "SVS, TIFF, OME-TIFF, PNG, JPEG, OME-Zarr and slide stores"
+
+
+def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
+    """Opens a slide of any supported kind; what it is, is told from its content.
+
+    Args:
+        path: an SVS, a tiled, stripped or pyramidal TIFF, an OME-TIFF, a PNG, a JPEG, an OME-Zarr folder,
+            or a slide store that `past ingest` wrote.
+        mpp: µm per level-0 pixel, overriding what the file states.
+
+    Raises:
+        SlideNotFoundError: nothing is there.
+        SlideError: truncated, damaged, not an RGB image, or a format that is not read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SlideNotFoundError(f"{path}: no such slide; expected one of {SUPPORTED}")
+    if path.is_dir():
+        return _open_folder(path, mpp)
+    if path.suffix.lower() in LATER:
+        raise SlideError(
+            f"{path}: {LATER[path.suffix.lower()]} files are not read; convert the slide to a pyramidal "
+            f"OME-TIFF (for example with bfconvert or vips). Supported: {SUPPORTED}"
+        )
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise SlideError(f"{path}: cannot be read: {error}") from error
+    if not head:
+        raise SlideError(f"{path}: the file is empty (0 bytes); expected one of {SUPPORTED}")
+    if head.startswith(TIFF_MAGIC):
+        from past_core.slides.tiff import TiffSlide
+
+        return TiffSlide(path, mpp=mpp)
+    for magic in PLAIN_MAGIC:
+        if head.startswith(magic):
+            from past_core.slides.plain import PlainSlide
+
+            return PlainSlide(path, mpp=mpp)
+    raise SlideError(
+        f"{path}: not an image that PAST knows (it begins with {head[:8]!r}); expected one of {SUPPORTED}"
+    )
+
+
+def _open_folder(path: Path, mpp: float | None) -> Slide:
+    attributes = read_attributes(path)
+    if "past" in attributes:
+        from past_core.slides.stored import StoredSlide
+
+        return StoredSlide(path, mpp=mpp)
+    from past_core.slides.omezarr import OmeZarrSlide
+
+    if _multiscales(attributes):
+        return OmeZarrSlide(path, attributes, mpp=mpp)
+    # A SpatialData store holds its images in `images/`, a converted whole slide its first series in `0/`.
+    candidates = (
+        [path / "0"] if "bioformats2raw.layout" in _ngff(attributes) else sorted(path.glob("images/*"))
+    )
+    found = [(c, a) for c in candidates if c.is_dir() and _multiscales(a := read_attributes(c))]
+    if len(found) == 1:
+        return OmeZarrSlide(*found[0], mpp=mpp)
+    if found:
+        names = ", ".join(str(candidate.relative_to(path)) for candidate, _ in found)
+        raise SlideError(f"{path}: holds several images ({names}); name one of them, as in {found[0][0]}")
+    raise SlideError(
+        f"{path}: a folder without OME-Zarr image metadata (multiscales); expected one of {SUPPORTED}"
+    )
+
+
+def read_attributes(path: Path) -> dict:
+    """Attributes of a zarr group, version 3 or 2; empty where there are none.
+
+    Raises:
+        SlideError: the metadata is not valid JSON.
+    """
+    for name, key in (("zarr.json", "attributes"), (".zattrs", None)):
+        file = path / name
+        if not file.is_file():
+            continue
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise SlideError(f"{file}: not valid zarr metadata ({error}); the store is truncated") from error
+        attributes = content.get(key, {}) if key and isinstance(content, dict) else content
+        if not isinstance(attributes, dict):
+            raise SlideError(
+                f"{file}: zarr attributes should be an object, found {type(attributes).__name__}"
+            )
+        return attributes
+    return {}
+
+
+def _ngff(attributes: dict) -> dict:
+    ome = attributes.get("ome", attributes)
+    return ome if isinstance(ome, dict) else {}
+
+
+def _multiscales(attributes: dict) -> list:
+    multiscales = _ngff(attributes).get("multiscales")
+    return multiscales if isinstance(multiscales, list) else []

@@ -1,0 +1,153 @@
+"""Cutting square patches around points: one convention, one helper for training, embedding and staining."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from past_core.slides.errors import SlideError
+
+if TYPE_CHECKING:
+    from past_core.slides.slide import Slide, View
+
+BLOCK = 2048
+"""Side, in pixels of the view, of the squares in which neighbouring patches are read together."""
+MAX_GROUP = 512
+"""Most patches cut from one reading, which bounds the memory of crowded blocks."""
+
+
+def patch_origin(x: ArrayLike, y: ArrayLike, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Left column and top row of the `size`-pixel square centred on each point.
+
+    Points are in pixels of the level that is cut, counted from the image's top-left corner (pixel i spans
+    [i, i + 1)). The square's centre lies within half a pixel of the point, with ties going right and down:
+    left = floor(x - size / 2 + 1 / 2). An odd square has the point's own pixel in its middle. The result
+    may be negative or run over the border: what is outside is white, and the point stays in the centre.
+
+    Returns:
+        (left, top), int64, of the points' shape.
+    """
+    left, top = (np.floor(np.asarray(v, np.float64) - size / 2 + 0.5).astype(np.int64) for v in (x, y))
+    return left, top
+
+
+def cut(image: np.ndarray, left: np.ndarray, top: np.ndarray, size: int) -> np.ndarray:
+    """Cuts squares that lie inside an image in memory.
+
+    Args:
+        image: `(3, H, W)`.
+        left: `(N,)` left columns, counted in `image`.
+        top: `(N,)` top rows.
+        size: side in pixels.
+
+    Returns:
+        `(N, 3, size, size)`, a copy.
+    """
+    windows = np.lib.stride_tricks.sliding_window_view(image, (size, size), axis=(1, 2))
+    return np.ascontiguousarray(windows[:, top, left].transpose(1, 0, 2, 3))
+
+
+class _Group(NamedTuple):
+    index: np.ndarray  # which points
+    left: np.ndarray
+    top: np.ndarray
+
+
+def patches(
+    slide: "Slide", centres: ArrayLike, *, mpp: float | None, size: int, block: int = BLOCK
+) -> np.ndarray:
+    """Reads the patch around each point, each block of the slide once.
+
+    Where a level has the wanted resolution the patches are that level's pixels, untouched.
+
+    Args:
+        slide: an open slide.
+        centres: `(N, 2)` x, y in level-0 pixels.
+        mpp: µm per pixel of the patches; None takes level 0 as it is.
+        size: side of a patch in pixels.
+        block: side of the squares that are read together, in pixels of the patches' resolution.
+
+    Returns:
+        `(N, 3, size, size)` uint8, in the order of `centres`.
+
+    Raises:
+        SlideError: the slide's resolution is unknown, or its data is damaged.
+    """
+    view = slide.at(mpp)
+    points = _points(centres)
+    out = np.empty((len(points), 3, size, size), np.uint8)
+    for group in _groups(points / view.downsample, size, block):
+        out[group.index] = _read_group(view, group, size)
+    return out
+
+
+def iter_patches(
+    slide: "Slide",
+    centres: ArrayLike,
+    *,
+    mpp: float | None,
+    size: int,
+    batch_size: int,
+    block: int = BLOCK,
+    threads: int = 2,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`patches` as a stream: batches in reading order, the next blocks read ahead by `threads` threads.
+
+    Yields:
+        (index, images): which points, `(B,)` int64, and their patches `(B, 3, size, size)`; every batch but
+        the last holds `batch_size`.
+    """
+    view = slide.at(mpp)
+    groups = iter(_groups(_points(centres) / view.downsample, size, block))
+    waiting_index, waiting_images = np.empty(0, np.int64), np.empty((0, 3, size, size), np.uint8)
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: list[tuple[_Group, Future[np.ndarray]]] = []
+        try:
+            while True:
+                while len(ahead) <= threads and (group := next(groups, None)) is not None:
+                    ahead.append((group, pool.submit(_read_group, view, group, size)))
+                if not ahead:
+                    break
+                group, future = ahead.pop(0)
+                waiting_index = np.concatenate([waiting_index, group.index])
+                waiting_images = np.concatenate([waiting_images, future.result()])
+                whole = len(waiting_index) // batch_size * batch_size
+                for start in range(0, whole, batch_size):
+                    stop = start + batch_size
+                    yield waiting_index[start:stop], waiting_images[start:stop]
+                waiting_index, waiting_images = waiting_index[whole:], waiting_images[whole:]
+        finally:
+            for _, future in ahead:
+                future.cancel()
+    if len(waiting_index):
+        yield waiting_index, waiting_images
+
+
+def _points(centres: ArrayLike) -> np.ndarray:
+    points = np.asarray(centres, np.float64).reshape(-1, 2)
+    if not np.isfinite(points).all():
+        row = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
+        raise SlideError(f"point {row} is {tuple(points[row])}; expected finite x, y in level-0 pixels")
+    return points
+
+
+def _groups(points: np.ndarray, size: int, block: int) -> list[_Group]:
+    """Points (in the view's pixels) by block, blocks in row order; at most `MAX_GROUP` points a group."""
+    left, top = patch_origin(points[:, 0], points[:, 1], size)
+    key = np.stack([left // block, top // block])
+    order = np.lexsort((left, top, key[0], key[1]))
+    edges = np.flatnonzero((np.diff(key[:, order], axis=1) != 0).any(axis=0)) + 1
+    groups = []
+    for members in np.split(order, edges):
+        for start in range(0, len(members), MAX_GROUP):
+            part = members[start : start + MAX_GROUP]
+            groups.append(_Group(part, left[part], top[part]))
+    return groups
+
+
+def _read_group(view: "View", group: _Group, size: int) -> np.ndarray:
+    x, y = int(group.left.min()), int(group.top.min())
+    width, height = int(group.left.max()) - x + size, int(group.top.max()) - y + size
+    return cut(view.read(y, x, height, width), group.left - x, group.top - y, size)
