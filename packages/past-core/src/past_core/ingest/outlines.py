@@ -1,0 +1,97 @@
+"""Outlines of cells and nuclei as SpatialData shapes."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from anndata import AnnData
+from spatialdata.models import ShapesModel
+
+logger = logging.getLogger(__name__)
+
+
+def polygons_from_vertices(owner: np.ndarray, x: np.ndarray, y: np.ndarray) -> gpd.GeoDataFrame:
+    """Builds polygons from a long table of vertices.
+
+    Args:
+        owner: (P,) the polygon each vertex belongs to; the rows of a polygon are contiguous and in ring
+            order.
+        x: (P,) coordinates.
+        y: (P,) coordinates.
+
+    Returns:
+        One row a polygon, indexed by owner in order of appearance; rings are closed where they were not.
+        Owners with fewer than three vertices are left out.
+    """
+    owner = np.asarray(owner)
+    starts = (
+        np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1]])) if len(owner) else np.zeros(0, int)
+    )
+    lengths = np.diff(np.append(starts, len(owner)))
+    ring = np.repeat(np.arange(len(starts)), lengths)
+    enough = np.repeat(lengths >= 3, lengths)
+    points = np.column_stack([x, y]).astype(np.float64)
+    rings = shapely.linearrings(points[enough], indices=np.unique(ring[enough], return_inverse=True)[1])
+    return gpd.GeoDataFrame(geometry=shapely.polygons(rings), index=pd.Index(owner[starts[lengths >= 3]]))
+
+
+def cell_shapes(
+    boundaries: gpd.GeoDataFrame | None,
+    table: AnnData,
+    frames: Mapping[str, Any],
+    *,
+    mpp: float,
+    radius_um: float,
+) -> gpd.GeoDataFrame:
+    """Shapes that the table annotates, in the table's row order and indexed by cell id.
+
+    Args:
+        boundaries: Polygons indexed by cell id in level-0 pixels, or None.
+        table: The slide's table.
+        frames: Transformations to the coordinate systems.
+        mpp: um per pixel.
+        radius_um: Radius of a circle where the cell's area is not known.
+
+    Returns:
+        The polygons, or circles of each cell's area around its centroid.
+    """
+    if boundaries is None or len(boundaries) == 0:
+        radius = np.full(table.n_obs, radius_um)
+        if "cell_area_um2" in table.obs:
+            area = table.obs["cell_area_um2"].to_numpy(float)
+            radius = np.where(area > 0, np.sqrt(np.where(area > 0, area, 0) / np.pi), radius)
+        return ShapesModel.parse(
+            np.asarray(table.obsm["spatial"]),
+            geometry=0,
+            radius=radius / mpp,
+            index=pd.Index(table.obs_names),
+            transformations=dict(frames),
+        )
+    outlines = boundaries[["geometry"]].copy()
+    outlines.index = outlines.index.astype(str)
+    outlines = outlines[~outlines.index.duplicated()]
+    known = table.obs_names.isin(outlines.index)
+    if not known.all():
+        logger.warning("%d of %d cells have no outline", int((~known).sum()), table.n_obs)
+    outlines = outlines.loc[table.obs_names[known]]
+    outlines.index.name = None
+    return ShapesModel.parse(outlines, transformations=dict(frames))
+
+
+def nucleus_shapes(
+    boundaries: gpd.GeoDataFrame, table: AnnData, frames: Mapping[str, Any]
+) -> gpd.GeoDataFrame:
+    """Nuclei of the table's cells in row order, with `cell_id`; a cell may have several or none."""
+    outlines = boundaries.copy()
+    if "cell_id" not in outlines:
+        outlines["cell_id"] = outlines.index
+    outlines["cell_id"] = outlines["cell_id"].astype(str)
+    row = table.obs_names.get_indexer(outlines["cell_id"])
+    outlines = outlines.iloc[np.argsort(row, kind="stable")[(row < 0).sum() :]]
+    return ShapesModel.parse(
+        outlines[["cell_id", "geometry"]].reset_index(drop=True), transformations=dict(frames)
+    )

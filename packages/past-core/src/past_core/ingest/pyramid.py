@@ -1,0 +1,159 @@
+"""An image written as a chunked pyramid, one tile at a time."""
+
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import tensorstore as ts
+import zarr
+from zarr.codecs import ZstdCodec
+
+CHUNK = 256
+TILE = 2048
+SMALLEST_LEVEL = 1024
+FILL = 255
+"""White. Chunks equal to it are written all the same, so that a missing chunk is known to be lost."""
+
+_CASCADE = 3  # TILE >> 3 == CHUNK: the last level whose share of a tile is still whole chunks
+
+
+@runtime_checkable
+class PixelReader(Protocol):
+    """What is read by `read(level, y, x, height, width) -> (3, height, width) uint8`: an open slide."""
+
+    levels: Any
+
+    def read(self, level: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """Reads one window of one level."""
+        ...
+
+
+class SlideImage:
+    """Level 0 of an open slide, sliced like an array of shape (3, H, W)."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, reader: PixelReader):
+        self._reader = reader
+        self.shape = (3, int(reader.levels[0].height), int(reader.levels[0].width))
+
+    def __getitem__(self, window: tuple[slice, slice, slice]) -> np.ndarray:
+        """Reads `[:, y0:y1, x0:x1]`."""
+        channels, rows, columns = window
+        y0, y1, _ = rows.indices(self.shape[1])
+        x0, x1, _ = columns.indices(self.shape[2])
+        return self._reader.read(0, y0, x0, y1 - y0, x1 - x0)[channels]
+
+
+def halve(image: np.ndarray) -> np.ndarray:
+    """Halves an image by the mean of each 2 x 2 square, rounded half to even.
+
+    Half to even keeps the mean brightness over many levels, where half up would gain 1/8 of a grey level a
+    level. A last odd row or column is the mean of the pixels that exist.
+
+    Args:
+        image: (C, H, W) uint8.
+
+    Returns:
+        (C, ceil(H/2), ceil(W/2)) uint8.
+    """
+    _, height, width = image.shape
+    if height % 2 or width % 2:
+        image = np.pad(image, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
+    wide = image[:, 0::2].astype(np.uint16)
+    wide += image[:, 1::2]
+    total = wide[:, :, 0::2] + wide[:, :, 1::2]
+    total += 1 + ((total >> 2) & 1)
+    return (total >> 2).astype(np.uint8)
+
+
+def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
+    """Sizes of the levels: halved (rounded up) until both sides are below 1,024 px, at least two levels."""
+    shapes = [(height, width)]
+    while len(shapes) < 2 or max(shapes[-1]) >= SMALLEST_LEVEL:
+        height, width = -(-height // 2), -(-width // 2)
+        shapes.append((height, width))
+    return shapes
+
+
+def write_pyramid(image: Any, folder: Path) -> None:
+    """Writes levels `s0`, `s1`, ... of an image as zarr v3 arrays, reading the image once, tile by tile.
+
+    Every level is `halve` of the level above it. Memory: a few tiles of 2,048 px, whatever the image's size.
+
+    Args:
+        image: (3, H, W) uint8; anything whose slices `[:, y0:y1, x0:x1]` become arrays (numpy, dask, zarr).
+        folder: An existing OME-Zarr image group; arrays of these names in it are replaced.
+    """
+    _, height, width = image.shape
+    levels = []
+    for number, (rows, columns) in enumerate(level_shapes(height, width)):
+        zarr.create_array(
+            folder / f"s{number}",
+            shape=(3, rows, columns),
+            chunks=(3, CHUNK, CHUNK),
+            dtype="uint8",
+            fill_value=FILL,
+            compressors=ZstdCodec(level=3),
+            dimension_names=("c", "y", "x"),
+            overwrite=True,
+        )
+        levels.append(open_level(folder / f"s{number}", write=True))
+    # A tile of a level fills whole chunks of that level and the next three; coarser ones start again from
+    # there.
+    for first in range(0, len(levels), _CASCADE):
+        source = image if first == 0 else levels[first]
+        targets = levels[first : first + _CASCADE + 1]
+        _write_tiles(source, targets, write_first=first == 0)
+        if first + _CASCADE + 1 >= len(levels):
+            break
+
+
+def _write_tiles(source: Any, targets: list[Any], *, write_first: bool) -> None:
+    """Writes one run of levels from its finest, tile by tile; while a tile is encoded the next is read."""
+    _, height, width = source.shape
+    pending: list[Any] = []
+    for y in range(0, height, TILE):
+        for x in range(0, width, TILE):
+            tile = np.asarray(source[:, y : min(y + TILE, height), x : min(x + TILE, width)])
+            writes = []
+            for depth, target in enumerate(targets):
+                if depth:
+                    tile = halve(tile)
+                if depth or write_first:
+                    top, left = y >> depth, x >> depth
+                    window = target[:, top : top + tile.shape[1], left : left + tile.shape[2]]
+                    writes.append(window.write(np.ascontiguousarray(tile)))
+            for write in pending:
+                write.result()
+            pending = writes
+    for write in pending:
+        write.result()
+
+
+def open_level(folder: Path, *, write: bool = False) -> Any:
+    """Opens one zarr v3 array with tensorstore (thread-safe; aborts in a forked child, so spawn instead)."""
+    # Durability comes from the caller's rename; syncing every chunk would take most of the time.
+    spec = {
+        "driver": "zarr3",
+        "kvstore": {"driver": "file", "path": f"{folder.resolve()}/"},
+        "store_data_equal_to_fill_value": True,
+        "context": {"file_io_sync": False},
+    }
+    return ts.open(spec, open=True, read=True, write=write).result()
+
+
+def missing_chunks(folder: Path) -> int:
+    """Counts the chunks that an image array written by `write_pyramid` lacks on disk.
+
+    Args:
+        folder: The array, with zarr.json in it.
+    """
+    array = zarr.open_array(folder, mode="r")
+    expected = int(
+        np.prod([-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)])
+    )
+    rows = folder / "c" / "0"
+    if not rows.is_dir():
+        return expected
+    return expected - sum(1 for row in rows.iterdir() for _ in row.iterdir())

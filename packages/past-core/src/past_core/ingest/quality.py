@@ -1,0 +1,41 @@
+"""Quality flags of cells: bad cells are marked and counted, never deleted."""
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import csr_matrix
+
+NO_GENES = "no_genes"
+OUTSIDE_IMAGE = "outside_image"
+
+
+def quality_flags(counts: csr_matrix, centroids: np.ndarray, image_size: tuple[int, int]) -> pd.DataFrame:
+    """Flags the cells that training and evaluation leave out.
+
+    Args:
+        counts: (N, G) raw counts.
+        centroids: (N, 2) x, y in level-0 pixels; the image's top-left corner is (0, 0).
+        image_size: (height, width) in level-0 pixels.
+
+    Returns:
+        One row a cell: `qc_pass` (bool) and `qc_reason` (categorical; empty where the cell passes, several
+        reasons joined by `;`). Reasons: `no_genes` (no transcript of any gene), `outside_image`.
+    """
+    height, width = image_size
+    x, y = centroids[:, 0], centroids[:, 1]
+    tests = {
+        NO_GENES: np.asarray(counts.sum(axis=1)).ravel() <= 0,
+        OUTSIDE_IMAGE: (x < 0) | (y < 0) | (x >= width) | (y >= height),
+    }
+    reason = np.full(len(centroids), "", dtype=object)
+    for name, failed in tests.items():
+        reason[failed] = [f"{before};{name}" if before else name for before in reason[failed]]
+    return pd.DataFrame({"qc_pass": reason == "", "qc_reason": pd.Categorical(reason)})
+
+
+def quality_report(obs: pd.DataFrame) -> dict[str, object]:
+    """Counts cells, passing cells and each reason (a cell with two reasons counts under both)."""
+    counts: dict[str, int] = {}
+    for reason, number in obs["qc_reason"].astype(str).value_counts().items():
+        for part in filter(None, str(reason).split(";")):
+            counts[part] = counts.get(part, 0) + int(number)
+    return {"cells": len(obs), "passed": int(obs["qc_pass"].sum()), "reasons": dict(sorted(counts.items()))}

@@ -1,0 +1,350 @@
+"""Reads slide stores: the image through tensorstore, the table on demand. Imports no SpatialData."""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import zarr
+from anndata.io import read_elem
+from scipy.sparse import csr_matrix
+
+from past_core.errors import PastError
+from past_core.ingest.neighbors import CONNECTIVITIES, DISTANCES
+from past_core.ingest.pyramid import FILL, missing_chunks, open_level
+
+FORMAT = 1
+"""Version of `attrs["past"]`; a reader refuses every other one."""
+
+IMAGE = "he"
+TABLE = "cells"
+
+
+class StoreError(PastError, ValueError):
+    """A slide store is damaged, foreign, empty or of another format version."""
+
+
+class StoreNotFoundError(PastError, FileNotFoundError):
+    """There is no slide store at the path."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of the image pyramid: its size in its own pixels and their size in um."""
+
+    height: int
+    width: int
+    mpp: float
+
+
+class SlideStore:
+    """One slide: H&E pyramid, cells with raw counts, and their neighbours.
+
+    Opening checks the whole layout and that no image chunk is missing; the table's parts are read when first
+    asked for. Instances may be shared by threads and sent to spawned processes; tensorstore aborts in a
+    forked one.
+
+    Coordinates are level-0 pixels with the image's top-left corner at (0, 0): pixel i covers [i, i + 1).
+
+    Args:
+        path: The `.zarr` folder that `write_store` made.
+
+    Raises:
+        StoreNotFoundError: If nothing is there.
+        StoreError: If it is no slide store, of another format version, truncated, or holds no cells.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._lock = threading.Lock()
+        self._arrays: dict[int, Any] = {}
+        self.manifest = _read_manifest(self.path)
+        self.mpp: float = float(self.manifest["mpp"])
+        self.levels: tuple[Level, ...] = self._check_image()
+        self._root = self._check_table()
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return SlideStore, (self.path,)
+
+    def __repr__(self) -> str:
+        level = self.levels[0]
+        size = f"{level.width} x {level.height} px, {self.mpp:g} um/px"
+        return f"SlideStore({self.name!r}, {self.n_cells} cells, {size})"
+
+    def _fail(self, found: str) -> StoreError:
+        return StoreError(f"{self.path}: {found}; the store is damaged, make it again with `past ingest`")
+
+    def _check_image(self) -> tuple[Level, ...]:
+        folder = self.path / "images" / IMAGE
+        metadata = _read_json(folder / "zarr.json")
+        try:
+            datasets = metadata["attributes"]["ome"]["multiscales"][0]["datasets"]
+            names = [str(dataset["path"]) for dataset in datasets]
+        except (KeyError, IndexError, TypeError):
+            raise self._fail(f"images/{IMAGE} has no list of levels") from None
+        self._level_names = names
+        levels = []
+        for number, name in enumerate(names):
+            array = _read_json(folder / name / "zarr.json")
+            shape = array.get("shape", [])
+            if len(shape) != 3 or shape[0] != 3 or array.get("data_type") != "uint8":
+                raise self._fail(
+                    f"level {name} of the image has shape {shape} and type {array.get('data_type')}, "
+                    "expected (3, height, width) uint8"
+                )
+            missing = missing_chunks(folder / name)
+            if missing:
+                raise self._fail(f"{missing} chunks of image level {name} are missing")
+            levels.append(Level(int(shape[1]), int(shape[2]), self.mpp * 2**number))
+        if not levels:
+            raise self._fail("the image has no levels")
+        return tuple(levels)
+
+    def _check_table(self) -> zarr.Group:
+        folder = self.path / "tables" / TABLE
+        for part in ("X", "obs", "var", "obsm/spatial", f"obsp/{CONNECTIVITIES}", f"obsp/{DISTANCES}"):
+            _read_json(folder / part / "zarr.json")
+        group = zarr.open_group(folder, mode="r", use_consolidated=False)
+        shape = tuple(group["obsm/spatial"].shape)
+        if shape[0] == 0:
+            raise StoreError(f"{self.path} holds no cells; ingest a slide with cells")
+        blocks = self.blocks
+        whole = len(blocks) and blocks[0, 2] == 0 and blocks[-1, 3] == shape[0]
+        if not whole or (blocks[1:, 2] != blocks[:-1, 3]).any():
+            raise self._fail(f"the manifest's blocks do not cover the table's {shape[0]} rows")
+        self._n_cells = int(shape[0])
+        return group
+
+    def _element(self, name: str) -> Any:
+        try:
+            return read_elem(self._root[name])
+        except Exception as error:
+            raise self._fail(f"tables/{TABLE}/{name} cannot be read ({error})") from error
+
+    # --- manifest -------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The slide's name."""
+        return str(self.manifest["name"])
+
+    @property
+    def patient(self) -> str:
+        """The patient; the slide's own name where ingest was told none."""
+        return str(self.manifest.get("patient") or self.name)
+
+    @property
+    def cancer_type(self) -> str | None:
+        """The cancer type, where known."""
+        return self.manifest.get("cancer_type")
+
+    @property
+    def assay(self) -> str:
+        """The assay's context token, such as `xenium`."""
+        return str(self.manifest["assay"])
+
+    @property
+    def organism(self) -> str:
+        """The organism's context token."""
+        return str(self.manifest["organism"])
+
+    @property
+    def modality(self) -> str:
+        """The modality's context token."""
+        return str(self.manifest["modality"])
+
+    @property
+    def block_size(self) -> int:
+        """Side of a block in level-0 pixels."""
+        return int(self.manifest["block_size"])
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """(n_blocks, 4) int64 [block_row, block_col, start, stop): the rows with centroids in that block.
+
+        A cell outside the image (it has failed QC) is in the nearest block. Blocks without cells are left
+        out.
+        """
+        return np.asarray(self.manifest["blocks"], dtype=np.int64).reshape(-1, 4)
+
+    # --- image ----------------------------------------------------------------------------------------------
+
+    def read(self, level: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """Reads a window of one level; what lies outside the image is white (255).
+
+        Args:
+            level: Index into `levels`.
+            y: Top row in the level's pixels, may be negative.
+            x: Left column in the level's pixels, may be negative.
+            height: Rows.
+            width: Columns.
+
+        Returns:
+            (3, height, width) uint8, the caller's own.
+
+        Raises:
+            StoreError: If the level does not exist, the size is not positive, or a chunk is damaged.
+        """
+        if not 0 <= level < len(self.levels) or height < 1 or width < 1:
+            raise StoreError(
+                f"{self.path}: cannot read {height} x {width} px of level {level}; "
+                f"there are {len(self.levels)} levels and sizes must be positive"
+            )
+        size = self.levels[level]
+        top, left = max(y, 0), max(x, 0)
+        bottom, right = min(y + height, size.height), min(x + width, size.width)
+        if top >= bottom or left >= right:
+            return np.full((3, height, width), FILL, np.uint8)
+        try:
+            pixels = self._array(level)[:, top:bottom, left:right].read().result()
+        except ValueError as error:
+            raise self._fail(f"image level {level} cannot be read ({error})") from error
+        if pixels.shape == (3, height, width):
+            return pixels
+        window = np.full((3, height, width), FILL, np.uint8)
+        window[:, top - y : bottom - y, left - x : right - x] = pixels
+        return window
+
+    def _array(self, level: int) -> Any:
+        with self._lock:
+            if level not in self._arrays:
+                self._arrays[level] = open_level(self.path / "images" / IMAGE / self._level_names[level])
+            return self._arrays[level]
+
+    # --- table ----------------------------------------------------------------------------------------------
+
+    @property
+    def n_cells(self) -> int:
+        """Number of rows, failed cells included."""
+        return self._n_cells
+
+    @cached_property
+    def obs(self) -> pd.DataFrame:
+        """One row a cell, indexed by cell id."""
+        return self._element("obs")
+
+    @cached_property
+    def genes(self) -> pd.DataFrame:
+        """One row a gene, indexed by Ensembl id, with `symbol`."""
+        return self._element("var")
+
+    @cached_property
+    def counts(self) -> csr_matrix:
+        """(n_cells, n_genes) raw counts, int32, indices sorted."""
+        counts = csr_matrix(self._element("X"))
+        counts.sort_indices()
+        expected = self.manifest["counts"]
+        found = (counts.shape[0], counts.nnz, int(counts.sum(dtype=np.int64)))
+        wanted = (self.n_cells, expected["stored"], expected["total"])
+        if found != wanted:
+            raise self._fail(f"counts have (cells, entries, total) {found}, expected {wanted}")
+        return counts
+
+    @cached_property
+    def passed(self) -> np.ndarray:
+        """(n_cells,) bool, the cells that passed QC."""
+        return self.obs["qc_pass"].to_numpy(dtype=bool)
+
+    @cached_property
+    def centroids(self) -> np.ndarray:
+        """(n_cells, 2) float64, x and y in level-0 pixels."""
+        return np.asarray(self._element("obsm/spatial"), dtype=np.float64)
+
+    @cached_property
+    def cell_ids(self) -> np.ndarray:
+        """(n_cells,) str."""
+        return self.obs.index.to_numpy(dtype=str)
+
+    @cached_property
+    def _neighborhoods(self) -> tuple[np.ndarray, np.ndarray]:
+        links = csr_matrix(self._element(f"obsp/{CONNECTIVITIES}"))
+        lengths = csr_matrix(self._element(f"obsp/{DISTANCES}"))
+        for graph in (links, lengths):
+            graph.sort_indices()
+        if not np.array_equal(links.indptr, lengths.indptr) or not np.array_equal(
+            links.indices, lengths.indices
+        ):
+            raise self._fail("the neighbour graphs' links and distances differ in structure")
+        k = int(self.manifest["neighbors"]["k"])
+        per_row = np.diff(links.indptr)
+        if per_row.max(initial=0) > k:
+            raise self._fail(f"a cell has {per_row.max()} neighbours, expected at most {k}")
+        rows = np.repeat(np.arange(self.n_cells), per_row)
+        order = np.lexsort((links.indices, lengths.data, rows))
+        place = np.arange(links.nnz) - np.repeat(links.indptr[:-1], per_row)
+        indices = np.full((self.n_cells, k), -1, np.int64)
+        distances = np.full((self.n_cells, k), np.inf, np.float32)
+        indices[rows, place] = links.indices[order]
+        distances[rows, place] = lengths.data[order]
+        return indices, distances
+
+    @property
+    def neighbors(self) -> np.ndarray:
+        """(n_cells, k) int64 rows of the nearest QC-passing cells, nearest first, -1 where absent."""
+        return self._neighborhoods[0]
+
+    @property
+    def distances(self) -> np.ndarray:
+        """(n_cells, k) float32 um to `neighbors`, inf where absent."""
+        return self._neighborhoods[1]
+
+    @cached_property
+    def median_distance(self) -> float:
+        """Median of the finite distances in um, nan where there are none."""
+        finite = self.distances[np.isfinite(self.distances)]
+        return float(np.median(finite)) if len(finite) else float("nan")
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether a path looks like a slide store, of whatever format version."""
+    try:
+        attributes = json.loads((Path(path) / "zarr.json").read_text())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return isinstance(attributes, dict) and isinstance(attributes.get("past"), dict)
+
+
+def _read_manifest(path: Path) -> Mapping[str, Any]:
+    if not path.exists():
+        raise StoreNotFoundError(f"no slide store at {path}; make one with `past ingest`")
+    if not (path / "zarr.json").is_file():
+        raise StoreError(f"{path} is not a slide store (no zarr.json in it); make one with `past ingest`")
+    manifest = _read_json(path / "zarr.json").get("attributes", {}).get("past")
+    if not isinstance(manifest, dict):
+        raise StoreError(
+            f'{path} is a zarr store but has no attrs["past"]; '
+            "turn a SpatialData store into a slide store with `past ingest --spatialdata`"
+        )
+    if manifest.get("format") != FORMAT:
+        raise StoreError(
+            f"{path} has format version {manifest.get('format')!r}, this past-core reads version {FORMAT}; "
+            "make the store again with `past ingest`"
+        )
+    required = ("name", "mpp", "assay", "organism", "modality", "block_size", "blocks", "neighbors", "counts")
+    absent = [key for key in required if key not in manifest]
+    if absent:
+        raise StoreError(
+            f'{path}: attrs["past"] lacks {", ".join(absent)}; make the store again with `past ingest`'
+        )
+    return manifest
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise StoreError(
+            f"{path} is missing; the store is truncated, make it again with `past ingest`"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{path} cannot be read ({error}); make the store again with `past ingest`"
+        ) from error
+    if not isinstance(content, dict):
+        raise StoreError(f"{path} holds no metadata; make the store again with `past ingest`")
+    return content

@@ -1,0 +1,282 @@
+"""Writes one slide as a SpatialData store: whole, or not at all."""
+
+import logging
+import os
+import secrets
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from scipy.sparse import csr_matrix
+
+from past_core.errors import PastError
+from past_core.ingest.blocks import BLOCK_SIZE, block_order
+from past_core.ingest.checks import SlideDataError, check_table
+from past_core.ingest.hashing import sha256
+from past_core.ingest.neighbors import set_neighbors
+from past_core.ingest.pyramid import PixelReader, SlideImage, level_shapes, write_pyramid
+from past_core.ingest.quality import OUTSIDE_IMAGE, quality_flags, quality_report
+from past_core.ingest.store import FORMAT, IMAGE, TABLE, is_store
+
+logger = logging.getLogger(__name__)
+
+CELLS = "cell_boundaries"
+NUCLEI = "nucleus_boundaries"
+DEFAULT_RADIUS_UM = 5.0
+"""Radius of the circle that stands for a cell of which neither outline nor area is known."""
+
+MAX_OUTSIDE = 0.1
+"""Share of cells outside the image above which a slide is refused as misaligned."""
+
+
+class StoreExistsError(PastError, FileExistsError):
+    """Something is at the output path already."""
+
+
+@dataclass(kw_only=True)
+class SlideData:
+    """One slide in memory, as every reader hands it to `write_store`.
+
+    Coordinates are level-0 H&E pixels (x right, y down) with the image's top-left corner at (0, 0), so that
+    the centre of the first pixel is (0.5, 0.5).
+
+    Attributes:
+        name: The slide's name.
+        image: (3, H, W) uint8 H&E: numpy, dask, zarr or anything whose slices `[:, y0:y1, x0:x1]` become
+            arrays, or an open slide with `levels` and `read(level, y, x, height, width)`. Read tile by tile.
+        mpp: um per level-0 pixel.
+        table: X raw counts (N, G); obs indexed by unique cell ids; var indexed by Ensembl id with `symbol`;
+            obsm["spatial"] (N, 2) x, y. Known obs columns: cell_area_um2, nucleus_area_um2; others are kept.
+        cell_boundaries: GeoDataFrame of polygons indexed by cell id, or None: then circles stand for the
+            cells, of the area in `cell_area_um2`, else of 5 um radius.
+        nucleus_boundaries: GeoDataFrame of polygons with the column `cell_id`, or indexed by it; or None.
+        patient: The patient, if known: slides of one patient never stand on both sides of a split.
+        cancer_type: The cancer type, if known.
+        assay: The assay's context token.
+        organism: The organism's context token.
+        modality: The modality's context token.
+        sources: Label to file or folder: hashed into the manifest (never its location).
+        registration: How H&E and assay were aligned: {matrix (H&E px -> morphology px, 3 x 3), ...}.
+        report: What the reader wants on record, such as counts of dropped controls.
+    """
+
+    name: str
+    image: Any
+    mpp: float
+    table: AnnData
+    cell_boundaries: Any = None
+    nucleus_boundaries: Any = None
+    patient: str | None = None
+    cancer_type: str | None = None
+    assay: str = "xenium"
+    organism: str = "human"
+    modality: str = "spatial"
+    sources: Mapping[str, Path] = field(default_factory=dict)
+    registration: Mapping[str, Any] | None = None
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write_store(
+    data: SlideData,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    k: int = 8,
+    block_size: int = BLOCK_SIZE,
+    max_outside: float = MAX_OUTSIDE,
+) -> Path:
+    """Writes a slide store.
+
+    The store is made under a temporary name in the same folder and renamed when complete. Rows are put in
+    block order, cells are flagged (never deleted), and the neighbour graphs join the cells that pass.
+
+    Args:
+        data: The slide.
+        path: The store to make, usually `NAME.zarr`; its folder is made if need be.
+        overwrite: Replace a slide store that is there, once the new one is complete.
+        k: Neighbours a cell.
+        block_size: Side of a block in level-0 pixels.
+        max_outside: Largest share of cells outside the image.
+
+    Returns:
+        The path.
+
+    Raises:
+        StoreExistsError: If `path` exists and is not to be, or cannot safely be, replaced.
+        SlideDataError: If the parts do not fit together, counts are not whole numbers from 0, there are no
+            cells, or more than `max_outside` of them lie outside the image.
+    """
+    path = Path(path)
+    check_output(path, overwrite=overwrite)
+    image = SlideImage(data.image) if isinstance(data.image, PixelReader) else data.image
+    if len(image.shape) != 3 or image.shape[0] != 3 or image.dtype != np.uint8 or min(image.shape) < 1:
+        raise SlideDataError(
+            f"the image has shape {image.shape} and type {image.dtype}, expected (3, H, W) uint8"
+        )
+    size = (int(image.shape[1]), int(image.shape[2]))
+    if not np.isfinite(data.mpp) or data.mpp <= 0:
+        raise SlideDataError(f"{data.name}: the pixel size is {data.mpp} um, expected a positive number")
+    counts = check_table(data.table, data.name)
+    table, blocks = _prepare_table(data, counts, size, block_size=block_size, max_outside=max_outside)
+    median = set_neighbors(table, mpp=data.mpp, k=k)
+    manifest = {
+        "format": FORMAT,
+        "software": f"past-core {version('past-core')}",
+        "name": data.name,
+        "patient": data.patient,
+        "cancer_type": data.cancer_type,
+        "assay": data.assay,
+        "organism": data.organism,
+        "modality": data.modality,
+        "mpp": float(data.mpp),
+        "block_size": block_size,
+        "blocks": blocks.tolist(),
+        "neighbors": {"k": k, "median_um": None if np.isnan(median) else median},
+        "counts": {"stored": int(table.X.nnz), "total": int(table.X.sum(dtype=np.int64))},
+        "sources": {label: sha256(Path(source)) for label, source in data.sources.items()},
+        "registration": _plain(data.registration),
+        "qc": quality_report(table.obs),
+        "report": _plain(dict(data.report)),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _renamed_when_complete(path, overwrite=overwrite) as partial:
+        _write_spatialdata(data, table, image, partial, manifest)
+    logger.info("wrote %s: %d cells, %d genes", path, table.n_obs, table.n_vars)
+    return path
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuses an output path before any work is done.
+
+    Raises:
+        StoreExistsError: If it exists and `overwrite` is not set, or it is something else than a slide store.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return
+    if not overwrite:
+        raise StoreExistsError(f"{path} exists; pass --overwrite to replace it, or choose another output")
+    if path.is_symlink() or not is_store(path):
+        raise StoreExistsError(f"{path} exists and is not a slide store; only slide stores are ever replaced")
+
+
+def _prepare_table(
+    data: SlideData, counts: csr_matrix, size: tuple[int, int], *, block_size: int, max_outside: float
+) -> tuple[AnnData, np.ndarray]:
+    """The store's table: rows in block order, with flags, sums and the keys that tie it to the outlines."""
+    centroids = np.asarray(data.table.obsm["spatial"], dtype=np.float64)
+    flags = quality_flags(counts, centroids, size)
+    outside = flags["qc_reason"].astype(str).str.contains(OUTSIDE_IMAGE).to_numpy()
+    if outside.mean() > max_outside:
+        low, high = centroids.min(axis=0), centroids.max(axis=0)
+        raise SlideDataError(
+            f"{data.name}: {outside.sum()} of {len(outside)} cells lie outside the image "
+            f"({size[1]} x {size[0]} px; cells span x {low[0]:.0f} to {high[0]:.0f}, y {low[1]:.0f} to {high[1]:.0f}); at most "
+            f"{max_outside:.0%} may: check the alignment, the pixel size and the order of x and y"
+        )
+    if not flags["qc_pass"].any():
+        raise SlideDataError(
+            f"{data.name}: none of {len(flags)} cells passes QC ({quality_report(flags)['reasons']})"
+        )
+    order, blocks = block_order(centroids, size, block_size=block_size)
+    obs = data.table.obs.copy()
+    obs.index = obs.index.astype(str)
+    obs.index.name = None
+    obs["cell_id"] = obs.index.to_numpy()
+    obs["region"] = pd.Categorical([CELLS] * len(obs))
+    obs["n_counts"] = np.asarray(counts.sum(axis=1)).ravel().astype(np.int64)
+    obs["n_genes"] = np.diff(counts.indptr).astype(np.int64)
+    for column in flags:
+        obs[column] = flags[column].to_numpy() if column == "qc_pass" else pd.Categorical(flags[column])
+    var = data.table.var.copy()
+    var.index = var.index.astype(str)
+    var.index.name = None
+    if "symbol" not in var:
+        var["symbol"] = var.index.to_numpy()
+    table = AnnData(X=counts[order], obs=obs.iloc[order], var=var, obsm={"spatial": centroids[order]})
+    return table, blocks
+
+
+def _write_spatialdata(
+    data: SlideData, table: AnnData, image: Any, folder: Path, manifest: Mapping[str, Any]
+) -> None:
+    import dask.array as da
+    from spatialdata import SpatialData
+    from spatialdata.models import Image2DModel, TableModel
+    from spatialdata.transformations import Identity, Scale
+
+    from past_core.ingest.outlines import cell_shapes, nucleus_shapes
+
+    frames = {"global": Identity(), "microns": Scale([data.mpp, data.mpp], axes=("x", "y"))}
+    shapes = {
+        CELLS: cell_shapes(data.cell_boundaries, table, frames, mpp=data.mpp, radius_um=DEFAULT_RADIUS_UM)
+    }
+    if data.nucleus_boundaries is not None and len(data.nucleus_boundaries):
+        shapes[NUCLEI] = nucleus_shapes(data.nucleus_boundaries, table, frames)
+
+    # SpatialData writes the image group with all its metadata around an empty stand-in, a pyramid of the same
+    # depth whose levels halve exactly; the pixels are then streamed into it. Its own pyramids interpolate and
+    # hold a graph of the whole image.
+    depth = len(level_shapes(*image.shape[1:])) - 1
+    stand_in = Image2DModel.parse(
+        da.zeros((3, 2**depth, 2**depth), dtype=np.uint8),
+        dims=("c", "y", "x"),
+        c_coords=["r", "g", "b"],
+        scale_factors=[2] * depth,
+        transformations=dict(frames),
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*autosharding.*")
+        slide = SpatialData(
+            images={IMAGE: stand_in},
+            shapes=shapes,
+            tables={
+                TABLE: TableModel.parse(table, region=CELLS, region_key="region", instance_key="cell_id")
+            },
+            attrs={"past": dict(manifest)},
+        )
+        slide.write(folder, consolidate_metadata=False)
+        write_pyramid(image, folder / "images" / IMAGE)
+        slide.write_consolidated_metadata()
+
+
+@contextmanager
+def _renamed_when_complete(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Gives a temporary name beside `path`; on success it takes `path`'s place, on failure it is removed."""
+    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    partial = path.with_name(f".{path.name}.{token}.partial")
+    retired = path.with_name(f".{path.name}.{token}.old")
+    try:
+        yield partial
+        check_output(path, overwrite=overwrite)
+        if path.exists():
+            path.rename(retired)
+        try:
+            partial.rename(path)
+        except OSError:
+            if retired.exists():
+                retired.rename(path)
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(retired, ignore_errors=True)
+
+
+def _plain(value: Any) -> Any:
+    """The same value in JSON's types."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
