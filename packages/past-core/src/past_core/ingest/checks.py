@@ -71,8 +71,8 @@ def whole_counts(matrix: Any, name: str, cells: pd.Index, genes: pd.Index) -> cs
         row = int(np.searchsorted(counts.indptr, place, side="right") - 1)
         raise SlideDataError(
             f"{name}: {int(wrong.sum())} counts are not whole numbers from 0; first: {values[place]} of "
-            f"gene {genes[counts.indices[place]]!r} in cell {cells[row]!r} (row {row}); raw counts are needed, not "
-            "normalised or logarithmic values"
+            f"gene {genes[counts.indices[place]]!r} in cell {cells[row]!r} (row {row}); raw counts "
+            "are needed, not normalised or logarithmic values"
         )
     counts = counts.astype(np.int32, copy=True)
     counts.sum_duplicates()
