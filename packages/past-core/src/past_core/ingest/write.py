@@ -179,7 +179,8 @@ def _prepare_table(
         raise SlideDataError(
             f"{data.name}: {outside.sum()} of {len(outside)} cells lie outside the image "
             f"({size[1]} x {size[0]} px; cells span x {low[0]:.0f} to {high[0]:.0f}, "
-            f"y {low[1]:.0f} to {high[1]:.0f}); at most {max_outside:.0%} may: check the alignment, the pixel size and the order of x and y"
+            f"y {low[1]:.0f} to {high[1]:.0f}); at most {max_outside:.0%} may: check the alignment, "
+            "the pixel size and the order of x and y"
         )
     if not flags["qc_pass"].any():
         raise SlideDataError(
