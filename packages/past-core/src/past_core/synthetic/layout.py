@@ -1,0 +1,239 @@
+"""Where the structures of the tissue lie, and which cells stand where."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from past_core.synthetic.blobs import Blobs, place
+from past_core.synthetic.cohort import CANCER_TYPES, CELL_TYPES, Patient, TissueConfig
+from past_core.synthetic.seeding import generator, smooth_field
+
+LAYER_UM = 10.5
+"""Width of one layer of epithelium."""
+
+_AGGREGATE_CROWDING = 0.32
+"""Relative shortening of distances within immune aggregates at full strength."""
+
+
+@dataclass(frozen=True)
+class Structures:
+    """The architecture of a slide, the same at every strength of morphology.
+
+    Args:
+        nests: Tumour nests.
+        glands: Benign glands, each with one lumen.
+        aggregates: Immune aggregates.
+        vessels: Outer wall of blood vessels.
+        lumens: Lumens of nests, glands and vessels.
+        vessel_lumen: (n_lumens,) bool: the lumen is a vessel's.
+    """
+
+    nests: Blobs
+    glands: Blobs
+    aggregates: Blobs
+    vessels: Blobs
+    lumens: Blobs
+    vessel_lumen: np.ndarray
+
+
+def _join(parts: list[Blobs]) -> Blobs:
+    return Blobs(
+        *(np.concatenate([getattr(p, f) for p in parts]) for f in ("centre", "radius", "amplitude", "phase"))
+    )
+
+
+def _radii(stream: np.random.Generator, area: float, mean: float, spread: float) -> np.ndarray:
+    """Log-normal radii whose discs fill the area on average."""
+    radii = mean * np.exp(stream.normal(0, spread, 400))
+    filled = np.cumsum(np.pi * radii**2)
+    return radii[: max(1, int(np.searchsorted(filled, area)))]
+
+
+def draw_structures(config: TissueConfig, patient: Patient) -> Structures:
+    """Draws nests, glands, aggregates and vessels with their lumens."""
+    stream = generator(config, "structures")
+    kind = CANCER_TYPES[config.cancer_type]
+    area, size = config.size_um**2, config.size_um
+    share = np.exp(stream.normal(0, 0.15, 3))
+
+    radius = _radii(stream, kind.nests * share[0] * area, kind.nest_radius_um, 0.3)
+    nests = place(stream, radius, size_um=size, roughness=0.13)
+    radius = _radii(stream, kind.glands * share[1] * area, 30, 0.2)
+    glands = place(stream, radius, size_um=size, taken=nests, roughness=0.08)
+    taken = _join([nests, glands])
+    immune = kind.aggregates * np.exp(0.3 * patient.immunity) * share[2] * area
+    aggregates = place(stream, _radii(stream, immune, 38, 0.3), size_um=size, taken=taken, roughness=0.12)
+    taken = _join([taken, aggregates])
+    n_vessels = max(1, round(kind.vessels * area / 1e6))
+    radius = 10 * np.exp(stream.normal(0, 0.35, n_vessels))
+    vessels = place(stream, radius + 8, size_um=size, taken=taken, gap_um=5, roughness=0.07)
+
+    lumens = [
+        _nest_lumens(stream, nests, kind.nest_lumens),
+        _inner(glands, LAYER_UM * 1.45),
+        _inner(vessels, 8),
+    ]
+    vessel_lumen = np.repeat([False, False, True], [len(part) for part in lumens])
+    return Structures(nests, glands, aggregates, vessels, _join(lumens), vessel_lumen)
+
+
+def _inner(outer: Blobs, wall_um: float) -> Blobs:
+    """The outline that leaves a wall of the given thickness."""
+    return Blobs(outer.centre, np.maximum(outer.radius - wall_um, 3.0), outer.amplitude * 1.2, outer.phase)
+
+
+def _nest_lumens(stream: np.random.Generator, nests: Blobs, mean: float) -> Blobs:
+    """Small irregular lumens inside the nests that are large enough (cribriform growth)."""
+    parts = []
+    for i in range(len(nests)):
+        room = nests.radius[i] - 1.6 * LAYER_UM
+        count = stream.poisson(mean)
+        radius = stream.uniform(5, 13, max(count, 1))[:count]
+        radius = radius[radius < room - 2]
+        side = max(room, 1.0)
+        lumens = place(stream, radius, size_um=2 * side, gap_um=2 * LAYER_UM, roughness=0.22)
+        centre = lumens.centre - side
+        fits = np.hypot(*centre.T) + lumens.radius < side
+        parts.append(
+            Blobs(centre + nests.centre[i], lumens.radius, lumens.amplitude, lumens.phase)[
+                np.flatnonzero(fits)
+            ]
+        )
+    return _join(parts)
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Cells as points.
+
+    Args:
+        position: (N, 2) x, y in µm.
+        cell_type: (N,) index into `CELL_TYPES`.
+        lumen: (N,) index of the lumen that the cell lines, or -1.
+        nest: (N,) index of the nest that the cell lies in, or -1.
+        candidate: (N,) index of the candidate site: the same cell at every strength of morphology.
+        n_candidates: Number of candidate sites.
+    """
+
+    position: np.ndarray
+    cell_type: np.ndarray
+    lumen: np.ndarray
+    nest: np.ndarray
+    candidate: np.ndarray
+    n_candidates: int
+
+
+def draw_sites(config: TissueConfig, patient: Patient, structures: Structures) -> Sites:
+    """Draws cells at even distances, gives them types by the structure they lie in, and lets them settle.
+
+    Without morphology all distances are alike and no lumen is left out. With it, cells are left out of
+    lumens (radius times strength), line up around them, and crowd in immune aggregates.
+    """
+    base = _even_points(generator(config, "positions"), config.size_um, config.spacing_um)
+    stream = generator(config, "crowding")
+    crowded = _even_points(stream, config.size_um, config.spacing_um * 1.02)
+    crowded = crowded[structures.aggregates.nearest(crowded)[0] < 0]
+    position = np.concatenate([base, crowded])
+    n = len(position)
+
+    cell_type, nest = _draw_types(config, patient, structures, position)
+    extra = np.arange(n) >= len(base)
+    lumens = structures.lumens.scaled(config.morphology)
+    keep = (lumens.nearest(position)[0] >= 0) & ~(extra & (stream.random(n) >= config.morphology))
+
+    candidate = np.flatnonzero(keep)
+    position, cell_type, nest = position[keep], cell_type[keep], nest[keep]
+    lining = np.isin(cell_type, [CELL_TYPES.index(t) for t in ("tumour", "epithelial", "endothelial")])
+    distance, nearest = lumens.nearest(position)
+    lumen = np.where(lining & (distance < 1.6 * LAYER_UM), nearest, -1)
+    position = _settle(config, structures, lumens, position, lumen)
+    return Sites(position, cell_type, lumen, nest, candidate, n)
+
+
+def _even_points(stream: np.random.Generator, size_um: float, spacing_um: float) -> np.ndarray:
+    """A hexagonal grid, shaken, turned and relaxed: random points at even distances."""
+    turn = stream.uniform(0, np.pi / 3)
+    rows = int(np.ceil(1.5 * size_um / spacing_um / np.sqrt(0.75)))
+    y, x = np.mgrid[-rows:rows, -rows:rows].astype(np.float64)
+    grid = np.stack([x.ravel() + 0.5 * (y.ravel() % 2), y.ravel() * np.sqrt(0.75)], axis=1) * spacing_um
+    grid = grid @ np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) + size_um / 2
+    grid += np.clip(stream.normal(0, 0.3, grid.shape), -0.6, 0.6) * spacing_um
+    points = grid[((grid > 0) & (grid < size_um)).all(axis=1)]
+    for _ in range(6):
+        points = _repel(points, np.full(len(points), 0.85 * spacing_um), size_um)
+    return points
+
+
+def _repel(points: np.ndarray, wanted: np.ndarray, size_um: float) -> np.ndarray:
+    """Moves pairs that stand closer than wanted apart by half of what is missing."""
+    pairs = cKDTree(points).query_pairs(wanted.max(), output_type="ndarray")
+    i, j = pairs.T
+    offset = points[i] - points[j]
+    length = np.maximum(np.hypot(*offset.T), 1e-6)
+    push = np.maximum((wanted[i] + wanted[j]) / 2 - length, 0) / 4
+    step = offset * (push / length)[:, None]
+    moved = points.copy()
+    np.add.at(moved, i, step)
+    np.add.at(moved, j, -step)
+    return np.clip(moved, 3.0, size_um - 3.0)
+
+
+def _settle(
+    config: TissueConfig, structures: Structures, lumens: Blobs, position: np.ndarray, lumen: np.ndarray
+) -> np.ndarray:
+    """Lets cells keep their distance and line up around lumens; without morphology only the former."""
+    strength = config.morphology
+    crowd = structures.aggregates.nearest(position)[0] < 0
+    wanted = 0.85 * config.spacing_um * (1 - _AGGREGATE_CROWDING * strength * crowd)
+    if not strength or not len(lumens):
+        return _repel(position, wanted, config.size_um)
+    rows = np.flatnonzero(lumen >= 0)
+    for _ in range(12):
+        position = _repel(position, wanted, config.size_um)
+        gap, nearest = lumens.nearest(position)
+        target = np.maximum(gap, 0.42 * LAYER_UM * strength)
+        layer = (np.floor(target[rows] / LAYER_UM) + 0.5) * LAYER_UM
+        target[rows] += 0.4 * strength * (layer - target[rows])
+        near = gap < 2.5 * LAYER_UM
+        outward = position - lumens.centre[nearest]
+        outward /= np.maximum(np.hypot(*outward.T), 1e-6)[:, None]
+        position = np.where(near[:, None], position + (target - gap)[:, None] * outward, position)
+        position = np.clip(position, 3.0, config.size_um - 3.0)
+    return position
+
+
+def _draw_types(
+    config: TissueConfig, patient: Patient, structures: Structures, position: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Type of each cell by the structure that it lies in, and the index of its nest or -1."""
+    stream = generator(config, "types")
+    code = {name: i for i, name in enumerate(CELL_TYPES)}
+    n = len(position)
+    u, v = stream.random((2, n))
+
+    odds = CANCER_TYPES[config.cancer_type].stroma
+    infiltrate = smooth_field(stream, config.size_um, scale_um=60).at(position)
+    weights = np.tile(np.array(list(odds.values())), (n, 1))
+    immune = np.isin(list(odds), ["t_cell", "macrophage", "plasma"])
+    weights[:, immune] *= np.exp(0.5 * infiltrate + 0.25 * patient.immunity)[:, None]
+    cumulative = np.cumsum(weights / weights.sum(axis=1, keepdims=True), axis=1)
+    chosen = np.minimum((u[:, None] > cumulative).sum(axis=1), len(odds) - 1)
+    cell_type = np.array([code[name] for name in odds])[chosen]
+
+    depth, aggregate = structures.aggregates.nearest(position)
+    core = np.clip(
+        -depth / (structures.aggregates.radius[aggregate] if len(structures.aggregates) else 1), 0, 1
+    )
+    mixture = np.array([code["b_cell"], code["t_cell"], code["macrophage"], code["plasma"]])
+    lymphoid = np.cumsum(np.stack([0.12 + 0.6 * core, 0.78 - 0.6 * core, 0 * core + 0.07], axis=1), axis=1)
+    cell_type = np.where(depth < 0, mixture[(u[:, None] > lymphoid).sum(axis=1)], cell_type)
+
+    nest_distance, nest = structures.nests.nearest(position)
+    nest = np.where(nest_distance < 0, nest, -1)
+    guest = np.where(v < 0.6, code["t_cell"], code["macrophage"])
+    cell_type = np.where(nest >= 0, np.where(u < 0.95, code["tumour"], guest), cell_type)
+    gland = structures.glands.nearest(position)[0] < 0
+    cell_type = np.where(gland, np.where(u < 0.975, code["epithelial"], guest), cell_type)
+    vessel = structures.lumens[structures.vessel_lumen].nearest(position)[0] < 0.62 * LAYER_UM
+    return np.where(vessel, code["endothelial"], cell_type), nest

@@ -1,0 +1,270 @@
+"""What each cell looks like, from its type and state, and the masks that follow from it."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from skimage.measure import label as connected
+
+from past_core.synthetic.cohort import CELL_TYPES, TissueConfig
+from past_core.synthetic.seeding import generator
+
+STATE_1_RADIUS = 0.16
+"""Log nuclear radius per unit of the first state, at full strength; area changes twice as fast."""
+STATE_1_EOSIN = 0.20
+"""Log eosin of the cytoplasm per unit of the first state."""
+STATE_2_HAEMATOXYLIN = 0.18
+"""Log haematoxylin of the nucleus per unit of the second state."""
+STATE_2_CONTRAST = 0.50
+"""Log contrast of the chromatin per unit of the second state."""
+PROGRAMME_EOSIN = 0.10
+"""Log eosin of the cytoplasm and of the matrix per unit of the spatial programme."""
+
+LOOKS = (
+    "nucleus_major_um",
+    "nucleus_minor_um",
+    "cell_major_um",
+    "cell_minor_um",
+    "offset_um",
+    "irregularity",
+    "haematoxylin",
+    "contrast",
+    "nucleolus",
+    "eosin",
+    "cytoplasm_haematoxylin",
+)
+"""Columns of `Tissue.cells` that hold the true look of a cell, beside `angle`, which carries nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TypeLook:
+    """The mean look of one cell type; lengths are semi-axes in µm, stains concentrations."""
+
+    nucleus: tuple[float, float]
+    cell: tuple[float, float]
+    offset: float = 0.0
+    irregularity: float = 0.03
+    haematoxylin: float = 1.0
+    contrast: float = 0.25
+    nucleolus: float = 0.0
+    eosin: float = 0.5
+    cytoplasm_haematoxylin: float = 0.08
+
+
+NEUTRAL = TypeLook(nucleus=(3.5, 3.5), cell=(6.4, 6.4))
+"""What every cell looks like at strength zero."""
+
+TYPE_LOOKS = {
+    "tumour": TypeLook(
+        nucleus=(4.5, 3.8),
+        cell=(8.4, 7.4),
+        irregularity=0.09,
+        haematoxylin=0.95,
+        contrast=0.36,
+        nucleolus=0.55,
+        eosin=0.55,
+        cytoplasm_haematoxylin=0.17,
+    ),
+    "epithelial": TypeLook(
+        nucleus=(4.1, 2.9),
+        cell=(8.8, 6.2),
+        offset=1.3,
+        haematoxylin=0.95,
+        contrast=0.22,
+        nucleolus=0.15,
+        eosin=0.62,
+        cytoplasm_haematoxylin=0.06,
+    ),
+    "fibroblast": TypeLook(
+        nucleus=(5.4, 1.65), cell=(9.5, 2.9), irregularity=0.02, haematoxylin=1.05, contrast=0.18, eosin=0.55
+    ),
+    "endothelial": TypeLook(
+        nucleus=(4.4, 1.75), cell=(7.6, 3.2), irregularity=0.02, haematoxylin=1.2, contrast=0.15, eosin=0.48
+    ),
+    "t_cell": TypeLook(
+        nucleus=(2.95, 2.75),
+        cell=(3.8, 3.6),
+        haematoxylin=1.55,
+        contrast=0.32,
+        eosin=0.32,
+        cytoplasm_haematoxylin=0.1,
+    ),
+    "b_cell": TypeLook(
+        nucleus=(3.3, 3.1),
+        cell=(4.4, 4.2),
+        haematoxylin=1.3,
+        contrast=0.42,
+        eosin=0.3,
+        cytoplasm_haematoxylin=0.16,
+    ),
+    "macrophage": TypeLook(
+        nucleus=(3.9, 2.5),
+        cell=(7.6, 6.4),
+        offset=1.0,
+        irregularity=0.12,
+        haematoxylin=0.75,
+        contrast=0.2,
+        eosin=0.42,
+        cytoplasm_haematoxylin=0.03,
+    ),
+    "plasma": TypeLook(
+        nucleus=(2.9, 2.75),
+        cell=(5.8, 4.6),
+        offset=1.6,
+        haematoxylin=1.45,
+        contrast=0.6,
+        eosin=0.55,
+        cytoplasm_haematoxylin=0.38,
+    ),
+    "mast": TypeLook(
+        nucleus=(2.7, 2.5),
+        cell=(5.8, 5.2),
+        haematoxylin=1.15,
+        contrast=0.2,
+        eosin=0.75,
+        cytoplasm_haematoxylin=0.55,
+    ),
+}
+
+
+def draw_looks(
+    config: TissueConfig, cells: pd.DataFrame, candidate: np.ndarray, n_candidates: int
+) -> pd.DataFrame:
+    """The look of each cell: its type's, moved by its state, all scaled by the strength, and a cell's own noise.
+
+    Args:
+        config: The slide.
+        cells: `cell_type`, `state_1`, `state_2`, `programme`, `grade` (spread of a nest's pleomorphism).
+        candidate: (N,) index of the candidate site of each cell, which keys its noise.
+        n_candidates: Number of candidate sites.
+
+    Returns:
+        The columns `LOOKS`, (N, 11).
+    """
+    s = config.morphology
+    noise = np.clip(generator(config, "looks").standard_normal((n_candidates, 8)), -2.5, 2.5)[candidate]
+    code = cells["cell_type"].cat.codes.to_numpy()
+    z1, z2, programme = (cells[c].to_numpy() for c in ("state_1", "state_2", "programme"))
+
+    def scaled(values: list[float], neutral: float) -> np.ndarray:
+        """Geometric interpolation between the neutral value and the type's."""
+        return np.exp(np.log(neutral) + s * (np.log(np.array(values)[code]) - np.log(neutral)))
+
+    looks = [TYPE_LOOKS[t] for t in CELL_TYPES]
+    size = np.exp(s * STATE_1_RADIUS * z1 + 0.04 * noise[:, 0])
+    aspect = np.exp(s * 0.07 * noise[:, 1])
+    body = np.exp(s * 0.05 * z1 + 0.04 * noise[:, 2])
+    eosin = np.exp(s * (STATE_1_EOSIN * z1 + PROGRAMME_EOSIN * programme) + 0.06 * noise[:, 5])
+    out = pd.DataFrame(index=cells.index)
+    for k, (axis, stretch) in enumerate((("major", aspect), ("minor", 1 / aspect))):
+        out[f"nucleus_{axis}_um"] = scaled([t.nucleus[k] for t in looks], NEUTRAL.nucleus[k]) * size * stretch
+        out[f"cell_{axis}_um"] = scaled([t.cell[k] for t in looks], NEUTRAL.cell[k]) * body
+        # A nucleus always leaves a rim of cytoplasm.
+        out[f"cell_{axis}_um"] = np.maximum(out[f"cell_{axis}_um"], 1.12 * out[f"nucleus_{axis}_um"] + 0.35)
+    out["offset_um"] = s * np.array([t.offset for t in looks])[code]
+    out["irregularity"] = scaled([t.irregularity for t in looks], NEUTRAL.irregularity)
+    out["haematoxylin"] = scaled([t.haematoxylin for t in looks], NEUTRAL.haematoxylin) * np.exp(
+        s * STATE_2_HAEMATOXYLIN * z2 + 0.05 * noise[:, 3]
+    )
+    out["contrast"] = scaled([t.contrast for t in looks], NEUTRAL.contrast) * np.exp(
+        s * STATE_2_CONTRAST * z2 + 0.1 * noise[:, 4]
+    )
+    out["nucleolus"] = s * np.array([t.nucleolus for t in looks])[code] * np.exp(0.3 * noise[:, 6])
+    out["eosin"] = scaled([t.eosin for t in looks], NEUTRAL.eosin) * eosin
+    out["cytoplasm_haematoxylin"] = scaled(
+        [t.cytoplasm_haematoxylin for t in looks], NEUTRAL.cytoplasm_haematoxylin
+    ) * np.exp(0.1 * noise[:, 7])
+    return out[list(LOOKS)]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Rasterised cells.
+
+    Args:
+        cells: (H, W) uint32 labels, 0 background.
+        nuclei: (H, W) uint32, the same label as the cell that each lies in.
+        level: (H, W) float32: in (0, 1] from the centre to the border of a nucleus, in (1, 2) from the centre to
+            the border of a cell, 2 outside.
+    """
+
+    cells: np.ndarray
+    nuclei: np.ndarray
+    level: np.ndarray
+
+
+def rasterise(config: TissueConfig, cells: pd.DataFrame, blocked: np.ndarray) -> Masks:
+    """Draws all cells; where two meet, a pixel falls to the one whose level is smaller, so that none overlap.
+
+    A nucleus (level ≤ 1) always wins over cytoplasm (level > 1). What is cut off from the largest piece of its
+    nucleus or cell is given back to the background (or to the cytoplasm).
+
+    Args:
+        config: The slide.
+        cells: `x_um`, `y_um`, `angle` and the lengths of `LOOKS`.
+        blocked: (H, W) bool: pixels that no cell may take (lumens).
+    """
+    height, width = config.shape
+    level = np.full((height, width), 2, np.float32)
+    labels = np.zeros((height, width), np.int32)
+    lobes = generator(config, "lobes").standard_normal((len(cells), 2))
+    columns = ["x_um", "y_um", "angle", *LOOKS[:6]]
+    for i, row in enumerate(cells[columns].to_numpy(np.float64)):
+        _draw(level, labels, i + 1, row, lobes[i], config.mpp)
+    labels[blocked] = 0
+    level[blocked] = 2
+    return _whole(labels, level)
+
+
+def _draw(
+    level: np.ndarray, labels: np.ndarray, name: int, row: np.ndarray, lobes: np.ndarray, mpp: float
+) -> None:
+    """Writes one cell into the level and label images."""
+    x, y, angle, major, minor, cell_major, cell_minor, offset, irregularity = row
+    height, width = labels.shape
+    c, s = np.cos(angle), np.sin(angle)
+    reach_x, reach_y = np.hypot(cell_major * c, cell_minor * s), np.hypot(cell_major * s, cell_minor * c)
+    x0, x1 = max(int((x - reach_x) / mpp) - 1, 0), min(int((x + reach_x) / mpp) + 2, width)
+    y0, y1 = max(int((y - reach_y) / mpp) - 1, 0), min(int((y + reach_y) / mpp) + 2, height)
+    dx = (np.arange(x0, x1, dtype=np.float32) + 0.5) * mpp - x
+    dy = ((np.arange(y0, y1, dtype=np.float32) + 0.5) * mpp - y)[:, None]
+    u, v = dx * c + dy * s, dy * c - dx * s
+
+    key = np.sqrt((u / cell_major) ** 2 + (v / cell_minor) ** 2)
+    key = np.where(key <= 1, 1.0005 + 0.99 * key, 2)
+    a, b = (u - offset) / major, v / minor
+    r2 = a * a + b * b
+    # Three lobes and a bend: cos 3θ and sin 3θ from the coordinates, cheaper than angles.
+    lobe = (lobes[0] * a * (a * a - 3 * b * b) + lobes[1] * b * (3 * a * a - b * b)) / (
+        r2 * np.sqrt(r2) + 1e-3
+    )
+    nucleus = np.sqrt(r2) * (1 + np.clip(irregularity * lobe, -0.25, 0.25))
+    key = np.where((nucleus <= 1) & (key < 2), nucleus, key).astype(np.float32)
+
+    window = level[y0:y1, x0:x1]
+    wins = key < window
+    window[wins] = key[wins]
+    labels[y0:y1, x0:x1][wins] = name
+
+
+def _whole(labels: np.ndarray, level: np.ndarray) -> Masks:
+    """Keeps the largest connected piece of each cell and of each nucleus within it."""
+    labels = _largest_piece(labels)
+    level = np.where(labels > 0, level, np.float32(2))
+    nuclei = _largest_piece(np.where(level <= 1, labels, 0))
+    level[(level <= 1) & (nuclei == 0)] = 1.001
+    return Masks(labels.astype(np.uint32), nuclei.astype(np.uint32), level)
+
+
+def _largest_piece(labels: np.ndarray) -> np.ndarray:
+    pieces = connected(labels, connectivity=1, background=0)
+    size = np.bincount(pieces.ravel())
+    flat = np.flatnonzero(labels)
+    owner = np.zeros(len(size), np.int64)
+    owner[pieces.ravel()[flat]] = labels.ravel()[flat]
+    order = np.lexsort((size, owner))
+    last = np.append(owner[order][1:] != owner[order][:-1], True)
+    best = np.zeros(len(size), bool)
+    best[order[last]] = True
+    best[0] = False
+    return np.where(best[pieces], labels, 0)
