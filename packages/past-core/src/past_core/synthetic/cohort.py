@@ -208,9 +208,10 @@ class Patient:
     white: np.ndarray
 
 
-# Haematoxylin and eosin as measured by Ruifrok and Johnston (2001), rows of unit length.
-HAEMATOXYLIN = (0.650, 0.704, 0.286)
-EOSIN = (0.072, 0.990, 0.105)
+# Haematoxylin and eosin as measured by Ruifrok and Johnston (2001), whose eosin is magenta, and as estimated by
+# Macenko et al. (2009), whose eosin is salmon: a laboratory's stains lie somewhere between.
+RUIFROK = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
+MACENKO = np.array([[0.563, 0.720, 0.406], [0.216, 0.801, 0.558]])
 
 
 def draw_patient(config: TissueConfig) -> Patient:
@@ -221,7 +222,8 @@ def draw_patient(config: TissueConfig) -> Patient:
     positive = {symbol: bool(biology.random() < share) for symbol, share in odds.items()}
 
     staining = generator(config, "staining")
-    stains = np.array([HAEMATOXYLIN, EOSIN]) + staining.normal(0, 0.03, (2, 3))
+    mix = staining.uniform(0.3, 0.95, (2, 1))
+    stains = RUIFROK + mix * (MACENKO - RUIFROK) + np.clip(staining.normal(0, 0.015, (2, 3)), -0.03, 0.03)
     stains = np.clip(stains, 0.02, None)
     stains /= np.linalg.norm(stains, axis=1, keepdims=True)
     haematoxylin, eosin = np.exp(np.clip(staining.normal(0, 0.12, 2), -0.25, 0.25))

@@ -9,11 +9,11 @@ from past_core.synthetic.blobs import Blobs, place
 from past_core.synthetic.cohort import CANCER_TYPES, CELL_TYPES, Patient, TissueConfig
 from past_core.synthetic.seeding import generator, smooth_field
 
-LAYER_UM = 10.5
+LAYER_UM = 12.0
 """Width of one layer of epithelium."""
 
-_AGGREGATE_CROWDING = 0.32
-"""Relative shortening of distances within immune aggregates at full strength."""
+_CROWDING = {"aggregates": (2.4, 0.62), "glands": (1.3, 0.64), "nests": (1.15, 0.94)}
+"""Density of cells and their least distance in each structure at full strength, relative to the stroma's."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def draw_structures(config: TissueConfig, patient: Patient) -> Structures:
 
     lumens = [
         _nest_lumens(stream, nests, kind.nest_lumens),
-        _inner(glands, LAYER_UM * 1.45),
+        _inner(glands, LAYER_UM * 1.15),
         _inner(vessels, 8),
     ]
     vessel_lumen = np.repeat([False, False, True], [len(part) for part in lumens])
@@ -132,8 +132,9 @@ def draw_sites(config: TissueConfig, patient: Patient, structures: Structures) -
     """
     base = _even_points(generator(config, "positions"), config.size_um, config.spacing_um)
     stream = generator(config, "crowding")
-    crowded = _even_points(stream, config.size_um, config.spacing_um * 1.02)
-    crowded = crowded[structures.aggregates.nearest(crowded)[0] < 0]
+    crowded = _even_points(stream, config.size_um, config.spacing_um / np.sqrt(_MOST_CROWDED))
+    share = _crowding(structures, crowded)[0] - 1
+    crowded = crowded[stream.random(len(crowded)) < share / _MOST_CROWDED]
     position = np.concatenate([base, crowded])
     n = len(position)
 
@@ -149,6 +150,18 @@ def draw_sites(config: TissueConfig, patient: Patient, structures: Structures) -
     lumen = np.where(lining & (distance < 1.6 * LAYER_UM), nearest, -1)
     position = _settle(config, structures, lumens, position, lumen)
     return Sites(position, cell_type, lumen, nest, candidate, n)
+
+
+_MOST_CROWDED = max(density for density, _ in _CROWDING.values()) - 1
+
+
+def _crowding(structures: Structures, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Relative density and least distance that `_CROWDING` asks for at each point."""
+    density, distance = np.ones((2, len(position)))
+    for name, wanted in _CROWDING.items():
+        inside = getattr(structures, name).nearest(position)[0] < 0
+        density[inside], distance[inside] = wanted
+    return density, distance
 
 
 def _even_points(stream: np.random.Generator, size_um: float, spacing_um: float) -> np.ndarray:
@@ -184,8 +197,8 @@ def _settle(
 ) -> np.ndarray:
     """Lets cells keep their distance and line up around lumens; without morphology only the former."""
     strength = config.morphology
-    crowd = structures.aggregates.nearest(position)[0] < 0
-    wanted = 0.85 * config.spacing_um * (1 - _AGGREGATE_CROWDING * strength * crowd)
+    closeness = _crowding(structures, position)[1]
+    wanted = 0.85 * config.spacing_um * closeness**strength
     if not strength or not len(lumens):
         return _repel(position, wanted, config.size_um)
     rows = np.flatnonzero(lumen >= 0)

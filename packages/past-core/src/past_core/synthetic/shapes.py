@@ -32,6 +32,7 @@ LOOKS = (
     "nucleolus",
     "eosin",
     "cytoplasm_haematoxylin",
+    "blend",
 )
 """Columns of `Tissue.cells` that hold the true look of a cell, beside `angle`, which carries nothing."""
 
@@ -45,10 +46,11 @@ class TypeLook:
     offset: float = 0.0
     irregularity: float = 0.03
     haematoxylin: float = 1.0
-    contrast: float = 0.25
+    contrast: float = 0.22
     nucleolus: float = 0.0
     eosin: float = 0.5
     cytoplasm_haematoxylin: float = 0.08
+    blend: float = 0.0
 
 
 NEUTRAL = TypeLook(nucleus=(3.5, 3.5), cell=(6.4, 6.4))
@@ -58,17 +60,17 @@ TYPE_LOOKS = {
     "tumour": TypeLook(
         nucleus=(4.5, 3.8),
         cell=(8.4, 7.4),
-        irregularity=0.09,
-        haematoxylin=0.95,
-        contrast=0.36,
+        irregularity=0.06,
+        haematoxylin=0.9,
+        contrast=0.26,
         nucleolus=0.55,
         eosin=0.55,
         cytoplasm_haematoxylin=0.17,
     ),
     "epithelial": TypeLook(
-        nucleus=(4.1, 2.9),
-        cell=(8.8, 6.2),
-        offset=1.3,
+        nucleus=(4.0, 2.75),
+        cell=(9.2, 5.4),
+        offset=1.6,
         haematoxylin=0.95,
         contrast=0.22,
         nucleolus=0.15,
@@ -76,16 +78,16 @@ TYPE_LOOKS = {
         cytoplasm_haematoxylin=0.06,
     ),
     "fibroblast": TypeLook(
-        nucleus=(5.4, 1.65), cell=(9.5, 2.9), irregularity=0.02, haematoxylin=1.05, contrast=0.18, eosin=0.55
+        nucleus=(5.4, 1.65), cell=(9.5, 2.9), irregularity=0.02, haematoxylin=1.05, contrast=0.18, eosin=0.5, blend=0.9
     ),
     "endothelial": TypeLook(
-        nucleus=(4.4, 1.75), cell=(7.6, 3.2), irregularity=0.02, haematoxylin=1.2, contrast=0.15, eosin=0.48
+        nucleus=(4.4, 1.75), cell=(7.6, 3.2), irregularity=0.02, haematoxylin=1.2, contrast=0.15, eosin=0.48, blend=0.4
     ),
     "t_cell": TypeLook(
         nucleus=(2.95, 2.75),
         cell=(3.8, 3.6),
         haematoxylin=1.55,
-        contrast=0.32,
+        contrast=0.26,
         eosin=0.32,
         cytoplasm_haematoxylin=0.1,
     ),
@@ -93,7 +95,7 @@ TYPE_LOOKS = {
         nucleus=(3.3, 3.1),
         cell=(4.4, 4.2),
         haematoxylin=1.3,
-        contrast=0.42,
+        contrast=0.33,
         eosin=0.3,
         cytoplasm_haematoxylin=0.16,
     ),
@@ -101,18 +103,19 @@ TYPE_LOOKS = {
         nucleus=(3.9, 2.5),
         cell=(7.6, 6.4),
         offset=1.0,
-        irregularity=0.12,
+        irregularity=0.06,
         haematoxylin=0.75,
         contrast=0.2,
         eosin=0.42,
         cytoplasm_haematoxylin=0.03,
+        blend=0.5,
     ),
     "plasma": TypeLook(
         nucleus=(2.9, 2.75),
         cell=(5.8, 4.6),
         offset=1.6,
         haematoxylin=1.45,
-        contrast=0.6,
+        contrast=0.5,
         eosin=0.55,
         cytoplasm_haematoxylin=0.38,
     ),
@@ -174,6 +177,7 @@ def draw_looks(
     out["cytoplasm_haematoxylin"] = scaled(
         [t.cytoplasm_haematoxylin for t in looks], NEUTRAL.cytoplasm_haematoxylin
     ) * np.exp(0.1 * noise[:, 7])
+    out["blend"] = s * np.array([t.blend for t in looks])[code]
     return out[list(LOOKS)]
 
 
