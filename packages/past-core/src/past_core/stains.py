@@ -59,11 +59,15 @@ STAINS = {
         StainSet("qupath-he", ("haematoxylin", "eosin", "residual"), (_H, (0.2159, 0.8012, 0.5581))),
         StainSet("qupath-hdab", ("haematoxylin", "dab", "residual"), (_H, _DAB)),
         StainSet("ruifrok-he", ("haematoxylin", "eosin", "residual"), (_H, (0.07, 0.99, 0.11))),
-        StainSet("ruifrok-hdab", ("haematoxylin", "dab", "residual"), (_H, _DAB)),
+        StainSet(
+            "ruifrok-hdab",
+            ("haematoxylin", "dab", "residual"),
+            ((0.650, 0.704, 0.286), (0.268, 0.570, 0.776)),
+        ),
         StainSet("ruifrok-hed", ("haematoxylin", "eosin", "dab"), (_H, (0.07, 0.99, 0.11), _DAB)),
     )
 }
-"""Stain sets by name: QuPath's presets and Ruifrok & Johnston's vectors (their H and DAB are the same)."""
+"""Stain sets by name: QuPath's presets, and Ruifrok & Johnston's vectors as scikit-image has them."""
 
 
 def stain_set(stains: str | StainSet) -> StainSet:
