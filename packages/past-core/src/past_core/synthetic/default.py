@@ -1,0 +1,204 @@
+"""The embedded default: slide stores of a few synthetic patients, made once into the user's cache.
+
+Each patient goes the way of real data: simulated tissue, Xenium bundle, ingest, slide store.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+
+from past_core.errors import PastError
+from past_core.synthetic.cohort import TissueConfig, cohort
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE = "PAST_CACHE"
+WORKERS = 2
+
+
+class DefaultSlidesError(PastError, RuntimeError):
+    """The synthetic slides could not be made."""
+
+
+def default_slides(
+    *,
+    morphology: float = 1.0,
+    cache: Path | str | None = None,
+    patients: int = 5,
+    size_um: float | None = None,
+) -> list[Path]:
+    """The slide stores of the synthetic patients P1, P2, …; made where they are not in the cache yet.
+
+    Making five takes about a minute on two cores. A slide appears under its name only when it is complete;
+    callers at the same time wait for one another. The cache is keyed by the code that makes the slides and by
+    their configuration; deleting it is always safe.
+
+    Args:
+        morphology: Strength of morphology in [0, 1], see `TissueConfig`.
+        cache: Folder of the cache; by default `PAST_CACHE`, else the user's cache folder.
+        patients: How many patients.
+        size_um: Side of the section in µm, where it shall differ from the default.
+
+    Returns:
+        One store for each patient, in their order.
+
+    Raises:
+        DefaultSlidesError: The cache cannot be written or making a slide failed.
+        SyntheticError: The configuration is out of range.
+    """
+    configs = cohort(patients, morphology=morphology)
+    if size_um is not None:
+        configs = [dataclasses.replace(config, size_um=size_um) for config in configs]
+    root = cache_folder(cache) / "synthetic"
+    paths = [root / _key(config) / f"{config.patient}.zarr" for config in configs]
+    if all(map(_is_whole, paths)):
+        return paths
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DefaultSlidesError(
+            f"the cache {root} cannot be written ({error}); set {CACHE_VARIABLE} to a folder that can"
+        ) from error
+    with _one_at_a_time(root / "lock"):
+        missing = [(c, p) for c, p in zip(configs, paths, strict=True) if not _is_whole(p)]
+        if missing:
+            _make_all(missing, root)
+    return paths
+
+
+def cache_folder(cache: Path | str | None = None) -> Path:
+    """The folder given, else that of the environment variable PAST_CACHE, else the user's cache folder."""
+    return Path(cache or os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("past"))
+
+
+def make_slide(config: TissueConfig, path: Path) -> None:
+    """Simulates one patient, writes the bundle to a temporary folder and ingests it.
+
+    Args:
+        config: The patient's slide.
+        path: The store to make; a damaged one in its place is replaced.
+    """
+    from past_core.ingest.write import StoreExistsError, write_store
+    from past_core.ingest.xenium import read_bundle
+    from past_core.synthetic.bundle import write_bundle
+    from past_core.synthetic.expression import simulate_expression
+    from past_core.synthetic.tissue import simulate_tissue
+
+    tissue = simulate_tissue(config)
+    with tempfile.TemporaryDirectory(prefix="past-") as temporary:
+        bundle = write_bundle(tissue, simulate_expression(tissue), Path(temporary) / config.patient)
+        he = bundle / f"{config.patient}_he_image.ome.tif"
+        slide = read_bundle(
+            bundle, he, name=config.patient, patient=config.patient, cancer_type=config.cancer_type
+        )
+        if path.exists() and not _is_whole(path):
+            shutil.rmtree(path)
+        try:
+            write_store(slide, path)
+        except StoreExistsError:
+            logger.info("%s was made by another process in the meantime", path)
+        finally:
+            slide.image.close()
+
+
+def _key(config: TissueConfig) -> str:
+    """Short hash of a configuration and of the code that turns it into a store."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    package = Path(__file__).resolve().parents[1]
+    for source in sorted(
+        file for room in ("synthetic", "ingest") for file in (package / room).glob("*.[pt]*")
+    ):
+        digest.update(source.name.encode() + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_whole(path: Path) -> bool:
+    from past_core.ingest.store import SlideStore, StoreError, StoreNotFoundError
+
+    try:
+        SlideStore(path)
+    except (StoreError, StoreNotFoundError):
+        return False
+    return True
+
+
+@contextmanager
+def _one_at_a_time(lock: Path) -> Iterator[None]:
+    """Holds a lock that ends with the process; where locks are unknown, two callers do the same work."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            logger.info("no lock on %s (%s)", lock, error)
+        yield
+
+
+def _make_all(missing: list[tuple[TissueConfig, Path]], root: Path) -> None:
+    """Makes slides in fresh Python processes, each with a share of the patients."""
+    logger.info("making %d synthetic slides in %s, once; five take about a minute", len(missing), root)
+    done: list[str] = []
+    lock = threading.Lock()
+
+    def progress(patient: str) -> None:
+        with lock:
+            done.append(patient)
+            logger.info("synthetic slide %s is ready (%d of %d)", patient, len(done), len(missing))
+
+    shares = [share for share in (missing[number::WORKERS] for number in range(WORKERS)) if share]
+    with ThreadPoolExecutor(len(shares)) as pool:
+        for future in [pool.submit(_run_worker, share, progress) for share in shares]:
+            future.result()
+
+
+def _run_worker(share: list[tuple[TissueConfig, Path]], progress: Callable[[str], None]) -> None:
+    """Runs this module as a program: unlike spawned pool workers it does not import the caller's script."""
+    jobs = json.dumps([[dataclasses.asdict(config), str(path.resolve())] for config, path in share])
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+            [sys.executable, "-m", "past_core.synthetic.default", jobs],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+        )
+        with process:
+            for line in process.stdout or ():
+                progress(line.strip())
+        if process.returncode:
+            errors.seek(0)
+            raise DefaultSlidesError(
+                f"making synthetic slides failed with status {process.returncode}:\n{errors.read()[-2000:]}"
+            )
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description="Makes synthetic slide stores (called by default_slides).")
+    parser.add_argument("jobs", help="JSON list of [configuration, path]")
+    for config, path in json.loads(parser.parse_args().jobs):
+        make_slide(TissueConfig(**config), Path(path))
+        sys.stdout.write(f"{config['patient']}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    _main()
