@@ -1,5 +1,6 @@
 """An image written as a chunked pyramid, one tile at a time."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -13,6 +14,8 @@ TILE = 2048
 SMALLEST_LEVEL = 1024
 FILL = 255
 """White. Chunks equal to it are written all the same, so that a missing chunk is known to be lost."""
+
+Progress = Callable[[int, int], None]
 
 _CASCADE = 3  # TILE >> 3 == CHUNK: the last level whose share of a tile is still whole chunks
 
@@ -76,7 +79,7 @@ def level_shapes(height: int, width: int) -> list[tuple[int, int]]:
     return shapes
 
 
-def write_pyramid(image: Any, folder: Path) -> None:
+def write_pyramid(image: Any, folder: Path, *, progress: Progress | None = None) -> None:
     """Writes levels `s0`, `s1`, ... of an image as zarr v3 arrays, reading the image once, tile by tile.
 
     Every level is `halve` of the level above it. Memory: a few tiles of 2,048 px, whatever the image's size.
@@ -84,6 +87,7 @@ def write_pyramid(image: Any, folder: Path) -> None:
     Args:
         image: (3, H, W) uint8; anything whose slices `[:, y0:y1, x0:x1]` become arrays (numpy, dask, zarr).
         folder: An existing OME-Zarr image group; arrays of these names in it are replaced.
+        progress: Called with tiles done and tiles in all of level 0.
     """
     _, height, width = image.shape
     levels = []
@@ -104,14 +108,16 @@ def write_pyramid(image: Any, folder: Path) -> None:
     for first in range(0, len(levels), _CASCADE):
         source = image if first == 0 else levels[first]
         targets = levels[first : first + _CASCADE + 1]
-        _write_tiles(source, targets, write_first=first == 0)
+        _write_tiles(source, targets, write_first=first == 0, progress=progress if first == 0 else None)
         if first + _CASCADE + 1 >= len(levels):
             break
 
 
-def _write_tiles(source: Any, targets: list[Any], *, write_first: bool) -> None:
+def _write_tiles(source: Any, targets: list[Any], *, write_first: bool, progress: Progress | None) -> None:
     """Writes one run of levels from its finest, tile by tile; while a tile is encoded the next is read."""
     _, height, width = source.shape
+    total = -(-height // TILE) * -(-width // TILE)
+    done = 0
     pending: list[Any] = []
     for y in range(0, height, TILE):
         for x in range(0, width, TILE):
@@ -127,6 +133,9 @@ def _write_tiles(source: Any, targets: list[Any], *, write_first: bool) -> None:
             for write in pending:
                 write.result()
             pending = writes
+            done += 1
+            if progress is not None:
+                progress(done, total)
     for write in pending:
         write.result()
 

@@ -22,7 +22,7 @@ from past_core.ingest.blocks import BLOCK_SIZE, block_order
 from past_core.ingest.checks import SlideDataError, check_table
 from past_core.ingest.hashing import sha256
 from past_core.ingest.neighbors import set_neighbors
-from past_core.ingest.pyramid import PixelReader, SlideImage, level_shapes, write_pyramid
+from past_core.ingest.pyramid import PixelReader, Progress, SlideImage, level_shapes, write_pyramid
 from past_core.ingest.quality import OUTSIDE_IMAGE, quality_flags, quality_report
 from past_core.ingest.store import FORMAT, IMAGE, TABLE, is_store
 
@@ -92,6 +92,7 @@ def write_store(
     k: int = 8,
     block_size: int = BLOCK_SIZE,
     max_outside: float = MAX_OUTSIDE,
+    progress: Progress | None = None,
 ) -> Path:
     """Writes a slide store.
 
@@ -105,6 +106,7 @@ def write_store(
         k: Neighbours a cell.
         block_size: Side of a block in level-0 pixels.
         max_outside: Largest share of cells outside the image.
+        progress: Called with image tiles written and tiles in all.
 
     Returns:
         The path.
@@ -148,7 +150,7 @@ def write_store(
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with _renamed_when_complete(path, overwrite=overwrite) as partial:
-        _write_spatialdata(data, table, image, partial, manifest)
+        _write_spatialdata(data, table, image, partial, manifest, progress=progress)
     logger.info("wrote %s: %d cells, %d genes", path, table.n_obs, table.n_vars)
     return path
 
@@ -190,6 +192,8 @@ def _prepare_table(
     obs = data.table.obs.copy()
     obs.index = obs.index.astype(str)
     obs.index.name = None
+    for column in obs.select_dtypes(object):
+        obs[column] = obs[column].astype(str)
     obs["cell_id"] = obs.index.to_numpy()
     obs["region"] = pd.Categorical([CELLS] * len(obs))
     obs["n_counts"] = np.asarray(counts.sum(axis=1)).ravel().astype(np.int64)
@@ -206,7 +210,13 @@ def _prepare_table(
 
 
 def _write_spatialdata(
-    data: SlideData, table: AnnData, image: Any, folder: Path, manifest: Mapping[str, Any]
+    data: SlideData,
+    table: AnnData,
+    image: Any,
+    folder: Path,
+    manifest: Mapping[str, Any],
+    *,
+    progress: Progress | None,
 ) -> None:
     import dask.array as da
     from spatialdata import SpatialData
@@ -244,7 +254,7 @@ def _write_spatialdata(
             attrs={"past": dict(manifest)},
         )
         slide.write(folder, consolidate_metadata=False)
-        write_pyramid(image, folder / "images" / IMAGE)
+        write_pyramid(image, folder / "images" / IMAGE, progress=progress)
         slide.write_consolidated_metadata()
 
 
