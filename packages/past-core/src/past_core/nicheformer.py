@@ -56,7 +56,7 @@ def read_genes(path: str | Path | None = None) -> tuple[str, ...]:
     if hashlib.sha256("\n".join(genes).encode()).hexdigest() != GENES_SHA256:
         msg = (
             f"{path} holds {len(genes):,} genes, but not the {N_GENES:,} of nicheformer in their order "
-            "(content hash differs); fetch the file again, or use Vocabulary.from_panel for own genes"
+            "(content hash differs); delete it to fetch it again, or use Vocabulary.from_panel"
         )
         raise VocabularyError(msg)
     return tuple(genes)

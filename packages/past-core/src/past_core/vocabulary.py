@@ -78,12 +78,16 @@ class Vocabulary:
     genes: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "genes", tuple(self.genes))
         if not self.genes:
             msg = "a vocabulary needs at least one gene, got none; is the panel's gene table empty?"
             raise VocabularyError(msg)
         for position, gene in enumerate(self.genes):
             if not isinstance(gene, str) or not gene.strip():
                 msg = f"gene {position} of the vocabulary is {gene!r}; expected a non-empty gene id"
+                raise VocabularyError(msg)
+            if gene_id(gene) != gene:
+                msg = f"gene {position} of the vocabulary is {gene!r}; expected it without version"
                 raise VocabularyError(msg)
         if len(self._index) < len(self.genes):
             seen: set[str] = set()
@@ -223,5 +227,10 @@ class Vocabulary:
             )
             raise VocabularyError(msg)
         vocabulary = cls(tuple(stored["genes"]))
-        vocabulary.require(stored["fingerprint"], owner="the stored vocabulary's fingerprint")
+        if vocabulary.fingerprint != stored["fingerprint"]:
+            msg = (
+                f"the stored vocabulary of {len(vocabulary)} genes has fingerprint "
+                f"{vocabulary.fingerprint[:12]}, but {str(stored['fingerprint'])[:12]} is written beside it; the checkpoint is damaged"
+            )
+            raise VocabularyError(msg)
         return vocabulary

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import GATConv
 
-from past_core.models.image_encoder import ModelError
+from past_core.models.errors import ModelError
 from past_core.vocabulary import CONTEXT_LENGTH, PAD
 
 
@@ -17,8 +17,8 @@ class CellEncoderConfig:
     """Size of the cell encoder. The defaults are the paper's; where it is silent, the published code's.
 
     Args:
-        vocabulary_size: number of token ids, `Vocabulary.size`; 0 in a recipe, where training fills it in from the
-            data, and no network can be built with it.
+        vocabulary_size: number of token ids, `Vocabulary.size`. 0, as in a recipe, means that training fills
+            it in from its data; no network can be built with it.
         width: channels of tokens and output.
         depth: transformer layers.
         heads: attention heads of each.
@@ -51,12 +51,8 @@ class CellEncoderConfig:
     embedding_std: float = 0.02
 
     def __post_init__(self) -> None:
-        if (
-            min(
-                self.vocabulary_size + 1, self.width, self.depth, self.heads, self.feedforward, self.max_genes
-            )
-            < 1
-        ):
+        sizes = (self.width, self.depth, self.heads, self.feedforward, self.max_genes)
+        if min(sizes) < 1 or self.vocabulary_size < 0:
             msg = f"sizes must be positive: {self}"
             raise ModelError(msg)
         if self.graph_layers < 0 or not 0 <= self.dropout < 1:
@@ -150,6 +146,9 @@ class CellEncoder(nn.Module):
         super().__init__()
         if not config.vocabulary_size:
             msg = "vocabulary_size is 0; set it to the vocabulary's size before building the network"
+            raise ModelError(msg)
+        if config.vocabulary_size <= PAD:
+            msg = f"vocabulary_size is {config.vocabulary_size}; set it to the vocabulary's size first"
             raise ModelError(msg)
         self.config = config
         width = config.width

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from past_core.models.cell_encoder import CellEncoder, CellEncoderConfig
 from past_core.models.cosine import mean_cosine
-from past_core.models.image_encoder import ImageEncoder, ImageEncoderConfig, ModelError
+from past_core.models.errors import ModelError
+from past_core.models.image_encoder import ImageEncoder, ImageEncoderConfig
 
 Space = Literal["features", "joint"]
 

@@ -1,0 +1,76 @@
+"""Initial weights from files of elsewhere: tensors only, and all of them or none."""
+
+import logging
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from past_core.models.errors import ModelError, WeightsNotFoundError
+
+logger = logging.getLogger(__name__)
+
+
+def read_weights(path: str | Path) -> Mapping[str, Tensor]:
+    """A state dict from a file, without executing anything in it.
+
+    Raises:
+        WeightsNotFoundError: no such file.
+        ModelError: not a file of tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"no weights at {path}"
+        raise WeightsNotFoundError(msg)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            msg = f"{path} is not a complete safetensors file: {error}"
+            raise ModelError(msg) from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        msg = f"{path} cannot be read as tensors only (truncated, or it holds pickled code): {error}"
+        raise ModelError(msg) from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        msg = f"{path} holds no state dict (a mapping from names to tensors)"
+        raise ModelError(msg)
+    return state
+
+
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Load a timm state dict completely; only a classifier (`head.*`, `fc.*`, ...) may be left over.
+
+    Raises:
+        WeightsNotFoundError: no such file.
+        ModelError: a weight is missing, left over or of another shape.
+    """
+    state = dict(read_weights(path))
+    classifier = getattr(model, "pretrained_cfg", {}).get("classifier") or "head"
+    for prefix in (classifier,) if isinstance(classifier, str) else classifier:
+        for key in [key for key in state if key.startswith(f"{prefix}.") and key not in model.state_dict()]:
+            del state[key]
+    own = model.state_dict()
+    problems = [f"missing {key}" for key in own if key not in state]
+    problems += [f"unexpected {key}" for key in state if key not in own]
+    problems += [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if problems:
+        msg = (
+            f"{path} does not fit this model: {len(problems)} problems, first {'; '.join(problems[:3])}; "
+            "expected the state dict of the same timm model at the same image size"
+        )
+        raise ModelError(msg)
+    model.load_state_dict(state)
+    logger.info("loaded %d tensors from %s", len(own), path)
