@@ -1,11 +1,8 @@
-"""Cancer types, patients and the configuration of one synthetic slide."""
+"""Cancer types, the configuration of one synthetic slide, and a cohort of them."""
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from past_core.errors import PastError
-from past_core.synthetic.seeding import generator
 
 SIMULATOR_VERSION = 1
 """Raised whenever the same configuration gives another tissue, count or pixel: part of every cache key."""
@@ -100,8 +97,8 @@ CANCER_TYPES = {
             "fibroblast": 0.57,
             "t_cell": 0.13,
             "macrophage": 0.13,
-            "plasma": 0.08,
-            "mast": 0.03,
+            "plasma": 0.06,
+            "mast": 0.025,
             "endothelial": 0.06,
         },
         positive={"ESR1": 0.02, "PGR": 0.02, "AR": 0.05, "ERBB2": 0.05},
@@ -137,8 +134,8 @@ class TissueConfig:
         size_um: Side of the square section, in µm.
         mpp: Micrometres per pixel of the masks and of the H&E.
         morphology: In [0, 1]: how strongly cell type and state show in the image. 1 is the full strength;
-            0 switches off every look (size, shape, spacing, chromatin, stains, fibres, lumens), so that the image
-            tells nothing about a cell's transcriptome. Positions of cells and all counts stay comparable.
+            0 switches off every look (size, shape, spacing, chromatin, stains, fibres, lumens), so that the
+            image tells nothing about a cell's transcriptome. See `looks` for what each unit does.
         spacing_um: Mean distance between neighbouring cells outside immune aggregates, in µm.
         depth: Median counts of a cell.
 
@@ -181,69 +178,11 @@ class TissueConfig:
         return side, side
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patient:
-    """What belongs to a patient rather than to a cell: drawn from (seed, patient) alone.
-
-    Outcomes rendered from the same state take their hazard from `proliferation` and `immunity`, virtual IHC its
-    receptor status from `positive`.
-
-    Args:
-        proliferation: Standard normal; raises the cells' first state.
-        immunity: Standard normal; more immune aggregates and infiltrating T cells.
-        positive: Receptor status of the tumour by symbol.
-        haematoxylin: Factor on the haematoxylin of the whole slide.
-        eosin: Factor on the eosin of the whole slide.
-        stains: (2, 3) optical density of red, green and blue at unit concentration of haematoxylin and eosin,
-            rows of unit length.
-        white: (3,) transmitted intensity of bare glass, at most 255.
-    """
-
-    proliferation: float
-    immunity: float
-    positive: dict[str, bool]
-    haematoxylin: float
-    eosin: float
-    stains: np.ndarray
-    white: np.ndarray
-
-
-# Haematoxylin and eosin as measured by Ruifrok and Johnston (2001), whose eosin is magenta, and as estimated by
-# Macenko et al. (2009), whose eosin is salmon: a laboratory's stains lie somewhere between.
-RUIFROK = np.array([[0.650, 0.704, 0.286], [0.072, 0.990, 0.105]])
-MACENKO = np.array([[0.563, 0.720, 0.406], [0.216, 0.801, 0.558]])
-
-
-def draw_patient(config: TissueConfig) -> Patient:
-    """Draws a patient's latents, receptor status and staining."""
-    biology = generator(config, "patient")
-    proliferation, immunity = np.clip(biology.standard_normal(2), -2, 2)
-    odds = CANCER_TYPES[config.cancer_type].positive
-    positive = {symbol: bool(biology.random() < share) for symbol, share in odds.items()}
-
-    staining = generator(config, "staining")
-    mix = staining.uniform(0.3, 0.95, (2, 1))
-    stains = RUIFROK + mix * (MACENKO - RUIFROK) + np.clip(staining.normal(0, 0.015, (2, 3)), -0.03, 0.03)
-    stains = np.clip(stains, 0.02, None)
-    stains /= np.linalg.norm(stains, axis=1, keepdims=True)
-    haematoxylin, eosin = np.exp(np.clip(staining.normal(0, 0.12, 2), -0.25, 0.25))
-    white = 243 + staining.uniform(-5, 5) + staining.uniform(-3, 3, 3)
-    return Patient(
-        proliferation=float(proliferation),
-        immunity=float(immunity),
-        positive=positive,
-        haematoxylin=float(haematoxylin),
-        eosin=float(eosin),
-        stains=stains,
-        white=white,
-    )
-
-
 def cohort(n_patients: int = 5, *, seed: int = 0, morphology: float = 1.0) -> list[TissueConfig]:
-    """Configurations of patients P1, P2, … whose cancer types go round breast, lung, colorectal, ovarian.
+    """Patients P1, P2, … whose cancer types go round breast, lung, colorectal, ovarian.
 
-    With five patients of which the last two are held out, one of these is of a cancer type that training never
-    saw and the other of one it did.
+    With five patients of which the last two are held out, one of these is of a cancer type that training
+    never saw and the other of one it did.
 
     Args:
         n_patients: How many.

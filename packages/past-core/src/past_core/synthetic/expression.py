@@ -32,7 +32,8 @@ class Expression:
 
     Args:
         counts: (N, F) int32, rows as in `Tissue.cells`, controls included.
-        features: F rows: `id` (Ensembl id or the control's name), `name` (symbol), `feature_type` (as in 10x matrices).
+        features: F rows: `id` (Ensembl id or the control's name), `name` (symbol), `feature_type` (as in 10x
+            matrices).
     """
 
     counts: csr_matrix

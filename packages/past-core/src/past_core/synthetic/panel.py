@@ -1,7 +1,7 @@
 """The genes of the synthetic panels, with their true Ensembl ids, and what drives each.
 
-`panel.tsv` lists 380 human genes as published panels of this kind choose them: `id`, `symbol`, and `group`, what the
-gene marks in the simulator. Each cancer type measures 300 of them, most of them shared.
+`panel.tsv` lists 380 human genes as published panels of this kind choose them: `id`, `symbol`, and `group`,
+what the gene marks in the simulator. Each cancer type measures 300 of them, most of them shared.
 """
 
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ def all_genes() -> pd.DataFrame:
 
 
 def panel(cancer_type: str) -> pd.DataFrame:
-    """The 300 genes that a cancer type measures: markers, states, its own tissue's genes, and a choice of others."""
+    """The 300 genes of a cancer type: markers, states, its own tissue's genes, and some others."""
     genes = _all_genes()
     tissue = genes["group"].isin(CANCER_TYPES)
     own = (genes["group"] == cancer_type) | genes["symbol"].isin(ALWAYS)

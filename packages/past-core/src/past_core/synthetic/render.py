@@ -7,8 +7,8 @@ concentrations over the same masks, and the same `beer_lambert` and `photograph`
 import numpy as np
 import scipy.ndimage
 
+from past_core.synthetic.looks import PROGRAMME_EOSIN
 from past_core.synthetic.seeding import Field, generator, grid_points
-from past_core.synthetic.shapes import PROGRAMME_EOSIN
 from past_core.synthetic.textures import chromatin, fibres, fine_grain
 from past_core.synthetic.tissue import Tissue
 
@@ -93,7 +93,7 @@ def _look(tissue: Tissue, name: str, owner: np.ndarray) -> np.ndarray:
 
 
 def _matrix(tissue: Tissue, stream: np.random.Generator, grain: np.ndarray) -> np.ndarray:
-    """Eosin between the cells: even at strength zero, fibrous collagen with clefts outside epithelium at full strength."""
+    """Eosin between the cells: even at strength zero, else fibrous with clefts outside epithelium."""
     config, strength = tissue.config, tissue.config.morphology
     plain = _PLAIN_EOSIN * (1 + 0.1 * grain)
     if not strength:
@@ -146,7 +146,11 @@ def _paint_nuclei(
 
 
 def _paint_lumens(
-    tissue: Tissue, stream: np.random.Generator, grain: np.ndarray, haematoxylin: np.ndarray, eosin: np.ndarray
+    tissue: Tissue,
+    stream: np.random.Generator,
+    grain: np.ndarray,
+    haematoxylin: np.ndarray,
+    eosin: np.ndarray,
 ) -> None:
     """Empties lumens but for wisps of secretion in glands and red cells in vessels."""
     gland = tissue.lumen & ~tissue.vessel
@@ -166,7 +170,9 @@ def _paint_red_cells(tissue: Tissue, stream: np.random.Generator, eosin: np.ndar
     reach = int(np.ceil(_RED_CELL_UM / mpp))
     offset = np.arange(-reach, reach + 1)
     distance = np.hypot(offset[:, None], offset[None]) * mpp
-    disc = np.where(distance < _RED_CELL_UM, 0.85 - 0.35 * np.exp(-((distance / 1.3) ** 2)), 0).astype(np.float32)
+    disc = np.where(distance < _RED_CELL_UM, 0.85 - 0.35 * np.exp(-((distance / 1.3) ** 2)), 0).astype(
+        np.float32
+    )
     canvas = np.zeros(tuple(n + 2 * reach for n in eosin.shape), np.float32)
     for k in stream.choice(len(rows), count, replace=False):
         window = canvas[rows[k] : rows[k] + 2 * reach + 1, columns[k] : columns[k] + 2 * reach + 1]

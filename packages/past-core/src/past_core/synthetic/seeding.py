@@ -46,7 +46,7 @@ class Field:
 
 
 def _interpolation(pixels: int, nodes: int, scale: float) -> scipy.sparse.csr_matrix:
-    """(pixels, nodes) sparse weights of linear interpolation; sparse, for its sums have one order on any machine."""
+    """(pixels, nodes) weights of linear interpolation; sparse, for its sums have one order anywhere."""
     position = np.clip((np.arange(pixels) + 0.5) * scale, 0, nodes - 1)
     low = np.minimum(position.astype(np.int64), nodes - 2)
     high_weight = (position - low).astype(np.float32)

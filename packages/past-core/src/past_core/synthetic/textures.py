@@ -1,7 +1,7 @@
 """Seamless tiles of texture, and collagen fibres that follow a potential."""
 
 import numpy as np
-import scipy.ndimage
+import scipy.fft
 
 from past_core.synthetic.cohort import TissueConfig
 from past_core.synthetic.seeding import Field
@@ -12,8 +12,11 @@ TILE = 1024
 
 def _tile(stream: np.random.Generator, sigma: float | tuple[float, float]) -> np.ndarray:
     """A periodic Gaussian texture with mean 0 and variance 1, (TILE, TILE) float32."""
-    noise = stream.standard_normal((TILE, TILE), dtype=np.float32)
-    smooth = scipy.ndimage.gaussian_filter(noise, sigma, mode="wrap", truncate=3)
+    spectrum = scipy.fft.rfft2(stream.standard_normal((TILE, TILE), dtype=np.float32))
+    down, right = (sigma, sigma) if np.isscalar(sigma) else sigma
+    gain = np.exp(-2 * (np.pi * down * np.fft.fftfreq(TILE)) ** 2)[:, None]
+    gain = gain * np.exp(-2 * (np.pi * right * np.fft.rfftfreq(TILE)) ** 2)
+    smooth = scipy.fft.irfft2(spectrum * gain.astype(np.float32), s=(TILE, TILE))
     return (smooth - smooth.mean()) / smooth.std()
 
 
@@ -30,7 +33,7 @@ def fine_grain(stream: np.random.Generator, config: TissueConfig) -> np.ndarray:
 
 
 def chromatin(stream: np.random.Generator, config: TissueConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Clumps and granules of chromatin, about variance 1, and sparse spots in [0, 1] (nucleoli), (H, W) float32."""
+    """Clumps of chromatin, variance about 1, and sparse spots in [0, 1] (nucleoli), (H, W) float32."""
     clumps = 0.75 * _tile(stream, 0.55 / config.mpp) + 0.6 * _tile(stream, 0.27 / config.mpp)
     spots = np.clip((_tile(stream, 0.75 / config.mpp) - 1.5) / 0.6, 0, 1)
     return _spread(np.clip(clumps, -1.8, 1.8), config.shape), _spread(spots, config.shape)
@@ -39,7 +42,8 @@ def chromatin(stream: np.random.Generator, config: TissueConfig) -> tuple[np.nda
 def fibres(stream: np.random.Generator, config: TissueConfig, potential: Field) -> np.ndarray:
     """Bundles of fibres along the level lines of a potential, (H, W) float32, about mean 0 and variance 1.
 
-    A tile that is fine across and long along the fibres is looked up at (potential, the way along), both in µm.
+    A tile that is fine across and long along the fibres is looked up at (potential, the way along), both in
+    µm.
     """
     across = potential.image(config.shape, config.mpp)
     slope = np.gradient(potential.nodes, potential.step_um)

@@ -1,8 +1,10 @@
 """The state of one synthetic slide: cells with type and state, their masks, and what surrounds them.
 
-Every rendering takes this state and nothing else, and draws its own randomness from its own stream: H&E
-(`render.render_he`), counts (`expression.simulate_expression`), and later DAB IHC (optical density per nucleus as
-a function of `expression.log_rates`) and outcomes (hazard as a function of `Tissue.patient`).
+Every rendering takes this state and nothing else, and draws its own randomness from its own stream, so that
+none changes another: H&E (`render.render_he`) and counts (`expression.simulate_expression`). Further ones
+have their truth
+here: IHC an amount of protein per nucleus (`expression.log_rates`), outcomes a patient's latents
+    (`Tissue.patient`).
 """
 
 from dataclasses import dataclass
@@ -10,17 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from past_core.synthetic.cohort import (
-    CELL_TYPES,
-    Patient,
-    SyntheticError,
-    TissueConfig,
-    cohort,
-    draw_patient,
-)
-from past_core.synthetic.layout import Sites, Structures, draw_sites, draw_structures
+from past_core.synthetic.cohort import CELL_TYPES, SyntheticError, TissueConfig, cohort
+from past_core.synthetic.looks import draw_looks
+from past_core.synthetic.masks import rasterise
+from past_core.synthetic.patient import Patient, draw_patient
 from past_core.synthetic.seeding import Field, generator, grid_points, smooth_field
-from past_core.synthetic.shapes import draw_looks, rasterise
+from past_core.synthetic.sites import Sites, draw_sites
+from past_core.synthetic.structures import Structures, draw_structures
 
 __all__ = ["SyntheticError", "Tissue", "TissueConfig", "cohort", "simulate_tissue"]
 
@@ -35,13 +33,14 @@ class Tissue:
     Args:
         config: What it was made from.
         patient: What belongs to the patient: latents, receptor status, staining.
-        cells: One row a cell, row i ↔ label i + 1. `x_um`, `y_um`: mean of the centres of the cell's pixels, H&E frame,
-            origin at the image's top left corner. `cell_type`: categorical over `CELL_TYPES`. `programme`, `state_1`,
-            `state_2`: about standard normal. `cell_area_um2`, `nucleus_area_um2`: from the masks. `angle` and the
-            columns `shapes.LOOKS`: the true look that H&E is rendered from. `nest`: tumour nest or -1.
+        cells: One row a cell, row i ↔ label i + 1. `x_um`, `y_um`: mean of the centres of the cell's pixels,
+            origin at the image's top left corner. `cell_type`: categorical over `CELL_TYPES`. `programme`,
+            `state_1`, `state_2`: about standard normal. `cell_area_um2`, `nucleus_area_um2`: from the masks.
+            `angle` and the columns `looks.LOOKS`: the true look that H&E is rendered from. `nest`: the tumour
+            nest or -1.
         cell_labels: (H, W) uint32, 0 background.
         nucleus_labels: (H, W) uint32; every nucleus lies in its cell and bears its label.
-        level: (H, W) float32; depth within nucleus and cell, see `shapes.Masks`.
+        level: (H, W) float32; depth within nucleus and cell, see `masks.Masks`.
         lumen: (H, W) bool: lumens of glands, nests and vessels, empty at strength zero.
         vessel: (H, W) bool: those of them that are vessels'.
         fibre: Potential whose level lines the collagen fibres follow, in µm.
@@ -136,7 +135,7 @@ def _draw_cells(
 
 
 def _orient(config: TissueConfig, structures: Structures, sites: Sites, fibre: Field) -> np.ndarray:
-    """Angle of the long axis: along the fibres, or for cells round a lumen away from it (endothelium: along it)."""
+    """Angle of the long axis: along the fibres; round a lumen away from it (endothelium: along it)."""
     stream = generator(config, "angles")
     loose, jitter = (
         stream.uniform(0, 2 * np.pi, sites.n_candidates),

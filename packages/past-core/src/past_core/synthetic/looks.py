@@ -1,10 +1,9 @@
-"""What each cell looks like, from its type and state, and the masks that follow from it."""
+"""What each cell looks like, from its type and state."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from skimage.measure import label as connected
 
 from past_core.synthetic.cohort import CELL_TYPES, TissueConfig
 from past_core.synthetic.seeding import generator
@@ -59,7 +58,7 @@ NEUTRAL = TypeLook(nucleus=(3.5, 3.5), cell=(6.4, 6.4))
 TYPE_LOOKS = {
     "tumour": TypeLook(
         nucleus=(4.5, 3.8),
-        cell=(8.4, 7.4),
+        cell=(9.0, 8.0),
         irregularity=0.06,
         haematoxylin=0.9,
         contrast=0.26,
@@ -69,7 +68,7 @@ TYPE_LOOKS = {
     ),
     "epithelial": TypeLook(
         nucleus=(4.0, 2.75),
-        cell=(9.2, 5.4),
+        cell=(10.0, 6.4),
         offset=1.6,
         haematoxylin=0.95,
         contrast=0.22,
@@ -78,10 +77,22 @@ TYPE_LOOKS = {
         cytoplasm_haematoxylin=0.06,
     ),
     "fibroblast": TypeLook(
-        nucleus=(5.4, 1.65), cell=(9.5, 2.9), irregularity=0.02, haematoxylin=1.05, contrast=0.18, eosin=0.5, blend=0.9
+        nucleus=(5.4, 1.65),
+        cell=(9.5, 2.9),
+        irregularity=0.02,
+        haematoxylin=1.05,
+        contrast=0.18,
+        eosin=0.5,
+        blend=0.9,
     ),
     "endothelial": TypeLook(
-        nucleus=(4.4, 1.75), cell=(7.6, 3.2), irregularity=0.02, haematoxylin=1.2, contrast=0.15, eosin=0.48, blend=0.4
+        nucleus=(4.4, 1.75),
+        cell=(7.6, 3.2),
+        irregularity=0.02,
+        haematoxylin=1.2,
+        contrast=0.15,
+        eosin=0.48,
+        blend=0.4,
     ),
     "t_cell": TypeLook(
         nucleus=(2.95, 2.75),
@@ -117,7 +128,8 @@ TYPE_LOOKS = {
         haematoxylin=1.45,
         contrast=0.5,
         eosin=0.55,
-        cytoplasm_haematoxylin=0.38,
+        cytoplasm_haematoxylin=0.34,
+        blend=0.2,
     ),
     "mast": TypeLook(
         nucleus=(2.7, 2.5),
@@ -125,7 +137,8 @@ TYPE_LOOKS = {
         haematoxylin=1.15,
         contrast=0.2,
         eosin=0.75,
-        cytoplasm_haematoxylin=0.55,
+        cytoplasm_haematoxylin=0.4,
+        blend=0.2,
     ),
 }
 
@@ -133,7 +146,7 @@ TYPE_LOOKS = {
 def draw_looks(
     config: TissueConfig, cells: pd.DataFrame, candidate: np.ndarray, n_candidates: int
 ) -> pd.DataFrame:
-    """The look of each cell: its type's, moved by its state, all scaled by the strength, and a cell's own noise.
+    """The look of each cell: its type's, moved by its state, scaled by the strength, and noise of its own.
 
     Args:
         config: The slide.
@@ -142,10 +155,10 @@ def draw_looks(
         n_candidates: Number of candidate sites.
 
     Returns:
-        The columns `LOOKS`, (N, 11).
+        The columns `LOOKS`, (N, 12).
     """
     s = config.morphology
-    noise = np.clip(generator(config, "looks").standard_normal((n_candidates, 8)), -2.5, 2.5)[candidate]
+    noise = np.clip(generator(config, "looks").standard_normal((n_candidates, 11)), -2.5, 2.5)[candidate]
     code = cells["cell_type"].cat.codes.to_numpy()
     z1, z2, programme = (cells[c].to_numpy() for c in ("state_1", "state_2", "programme"))
 
@@ -164,8 +177,10 @@ def draw_looks(
         out[f"cell_{axis}_um"] = scaled([t.cell[k] for t in looks], NEUTRAL.cell[k]) * body
         # A nucleus always leaves a rim of cytoplasm.
         out[f"cell_{axis}_um"] = np.maximum(out[f"cell_{axis}_um"], 1.12 * out[f"nucleus_{axis}_um"] + 0.35)
-    out["offset_um"] = s * np.array([t.offset for t in looks])[code]
-    out["irregularity"] = scaled([t.irregularity for t in looks], NEUTRAL.irregularity)
+    out["offset_um"] = s * np.array([t.offset for t in looks])[code] * np.exp(0.2 * noise[:, 8])
+    out["irregularity"] = scaled([t.irregularity for t in looks], NEUTRAL.irregularity) * np.exp(
+        0.3 * noise[:, 9]
+    )
     out["haematoxylin"] = scaled([t.haematoxylin for t in looks], NEUTRAL.haematoxylin) * np.exp(
         s * STATE_2_HAEMATOXYLIN * z2 + 0.05 * noise[:, 3]
     )
@@ -177,98 +192,5 @@ def draw_looks(
     out["cytoplasm_haematoxylin"] = scaled(
         [t.cytoplasm_haematoxylin for t in looks], NEUTRAL.cytoplasm_haematoxylin
     ) * np.exp(0.1 * noise[:, 7])
-    out["blend"] = s * np.array([t.blend for t in looks])[code]
+    out["blend"] = np.minimum(s * np.array([t.blend for t in looks])[code] * np.exp(0.2 * noise[:, 10]), 1)
     return out[list(LOOKS)]
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Rasterised cells.
-
-    Args:
-        cells: (H, W) uint32 labels, 0 background.
-        nuclei: (H, W) uint32, the same label as the cell that each lies in.
-        level: (H, W) float32: in (0, 1] from the centre to the border of a nucleus, in (1, 2) from the centre to
-            the border of a cell, 2 outside.
-    """
-
-    cells: np.ndarray
-    nuclei: np.ndarray
-    level: np.ndarray
-
-
-def rasterise(config: TissueConfig, cells: pd.DataFrame, blocked: np.ndarray) -> Masks:
-    """Draws all cells; where two meet, a pixel falls to the one whose level is smaller, so that none overlap.
-
-    A nucleus (level ≤ 1) always wins over cytoplasm (level > 1). What is cut off from the largest piece of its
-    nucleus or cell is given back to the background (or to the cytoplasm).
-
-    Args:
-        config: The slide.
-        cells: `x_um`, `y_um`, `angle` and the lengths of `LOOKS`.
-        blocked: (H, W) bool: pixels that no cell may take (lumens).
-    """
-    height, width = config.shape
-    level = np.full((height, width), 2, np.float32)
-    labels = np.zeros((height, width), np.int32)
-    lobes = generator(config, "lobes").standard_normal((len(cells), 2))
-    columns = ["x_um", "y_um", "angle", *LOOKS[:6]]
-    for i, row in enumerate(cells[columns].to_numpy(np.float64)):
-        _draw(level, labels, i + 1, row, lobes[i], config.mpp)
-    labels[blocked] = 0
-    level[blocked] = 2
-    return _whole(labels, level)
-
-
-def _draw(
-    level: np.ndarray, labels: np.ndarray, name: int, row: np.ndarray, lobes: np.ndarray, mpp: float
-) -> None:
-    """Writes one cell into the level and label images."""
-    x, y, angle, major, minor, cell_major, cell_minor, offset, irregularity = row
-    height, width = labels.shape
-    c, s = np.cos(angle), np.sin(angle)
-    reach_x, reach_y = np.hypot(cell_major * c, cell_minor * s), np.hypot(cell_major * s, cell_minor * c)
-    x0, x1 = max(int((x - reach_x) / mpp) - 1, 0), min(int((x + reach_x) / mpp) + 2, width)
-    y0, y1 = max(int((y - reach_y) / mpp) - 1, 0), min(int((y + reach_y) / mpp) + 2, height)
-    dx = (np.arange(x0, x1, dtype=np.float32) + 0.5) * mpp - x
-    dy = ((np.arange(y0, y1, dtype=np.float32) + 0.5) * mpp - y)[:, None]
-    u, v = dx * c + dy * s, dy * c - dx * s
-
-    key = np.sqrt((u / cell_major) ** 2 + (v / cell_minor) ** 2)
-    key = np.where(key <= 1, 1.0005 + 0.99 * key, 2)
-    a, b = (u - offset) / major, v / minor
-    r2 = a * a + b * b
-    # Three lobes and a bend: cos 3θ and sin 3θ from the coordinates, cheaper than angles.
-    lobe = (lobes[0] * a * (a * a - 3 * b * b) + lobes[1] * b * (3 * a * a - b * b)) / (
-        r2 * np.sqrt(r2) + 1e-3
-    )
-    nucleus = np.sqrt(r2) * (1 + np.clip(irregularity * lobe, -0.25, 0.25))
-    key = np.where((nucleus <= 1) & (key < 2), nucleus, key).astype(np.float32)
-
-    window = level[y0:y1, x0:x1]
-    wins = key < window
-    window[wins] = key[wins]
-    labels[y0:y1, x0:x1][wins] = name
-
-
-def _whole(labels: np.ndarray, level: np.ndarray) -> Masks:
-    """Keeps the largest connected piece of each cell and of each nucleus within it."""
-    labels = _largest_piece(labels)
-    level = np.where(labels > 0, level, np.float32(2))
-    nuclei = _largest_piece(np.where(level <= 1, labels, 0))
-    level[(level <= 1) & (nuclei == 0)] = 1.001
-    return Masks(labels.astype(np.uint32), nuclei.astype(np.uint32), level)
-
-
-def _largest_piece(labels: np.ndarray) -> np.ndarray:
-    pieces = connected(labels, connectivity=1, background=0)
-    size = np.bincount(pieces.ravel())
-    flat = np.flatnonzero(labels)
-    owner = np.zeros(len(size), np.int64)
-    owner[pieces.ravel()[flat]] = labels.ravel()[flat]
-    order = np.lexsort((size, owner))
-    last = np.append(owner[order][1:] != owner[order][:-1], True)
-    best = np.zeros(len(size), bool)
-    best[order[last]] = True
-    best[0] = False
-    return np.where(best[pieces], labels, 0)
