@@ -1,0 +1,58 @@
+"""Augmentation of patches that keeps the cell in the centre: flips, quarter turns, stain jitter."""
+
+from dataclasses import dataclass
+
+import torch
+
+from past_core.stains import stain_jitter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """What is done to training patches.
+
+    Args:
+        dihedral: one of the eight flips and quarter turns, at random.
+        gain_sigma: standard deviation of the log gain of all stain (optical density).
+        channel_sigma: standard deviation of the log gain of each colour channel's optical density.
+    """
+
+    dihedral: bool = True
+    gain_sigma: float = 0.12
+    channel_sigma: float = 0.12
+
+
+def augment(images: torch.Tensor, config: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    """Augments a batch of patches.
+
+    Args:
+        images: `(B, 3, L, L)` uint8.
+        config: what to do.
+        generator: a CPU generator; equal states give equal results on every device.
+
+    Returns:
+        `(B, 3, L, L)` float in 0..255 where stain is jittered, else uint8.
+    """
+    if config.dihedral:
+        images = dihedral(images, torch.randint(8, (len(images),), generator=generator))
+    if config.gain_sigma > 0 or config.channel_sigma > 0:
+        noise = torch.randn(len(images), 4, generator=generator).to(images.device)
+        images = stain_jitter(
+            images, gain_sigma=config.gain_sigma, channel_sigma=config.channel_sigma, noise=noise
+        )
+    return images
+
+
+def dihedral(images: torch.Tensor, element: torch.Tensor) -> torch.Tensor:
+    """Applies one of the eight symmetries of the square to each image.
+
+    Args:
+        images: `(B, C, L, L)`.
+        element: `(B,)` in 0..7: quarter turns in its lowest two bits, then a mirror image.
+    """
+    out = torch.empty_like(images)
+    for symmetry in range(8):
+        members = torch.nonzero(element == symmetry).ravel().to(images.device)
+        part = torch.rot90(images[members], symmetry & 3, dims=(2, 3))
+        out[members] = part.flip(3) if symmetry & 4 else part
+    return out

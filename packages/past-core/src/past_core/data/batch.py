@@ -1,0 +1,28 @@
+"""What one training or validation step receives."""
+
+from typing import NamedTuple
+
+import torch
+
+
+class CellBatch(NamedTuple):
+    """A batch of B cells with their images, tokens and local graphs.
+
+    U is the number of distinct cells among the B centres and their neighbours: a cell that several
+    centres share is tokenised and embedded once.
+    """
+
+    images: torch.Tensor
+    """`(B, 3, L, L)` uint8, the cell at the centre."""
+    tokens: torch.Tensor
+    """`(U, T)` int64 rank tokens, padded, cut to the longest of the batch."""
+    centres: torch.Tensor
+    """`(B,)` int64 rows of `tokens`."""
+    neighbors: torch.Tensor
+    """`(B, k)` int64 rows of `tokens`, nearest first; -1 where a cell has fewer than k neighbours."""
+    distances: torch.Tensor
+    """`(B, k)` float32, µm over the slide's median neighbour distance; 0 where absent."""
+    slide: torch.Tensor
+    """`(B,)` int64 index of the slide."""
+    cell: torch.Tensor
+    """`(B,)` int64 row of the cell in its slide's table."""
