@@ -58,12 +58,13 @@ def _dump(description: dict[str, Any]) -> str:
 
 def _checkpoint_table(path: Path, description: dict[str, Any]) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=path.name, show_header=False, title_justify="left")
+    table = Table(title=Text(path.name), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in _flat(description):
-        table.add_row(key, value)
+        table.add_row(key, Text(value))
     return table
 
 

@@ -164,13 +164,12 @@ def _summary(output: Path) -> None:
     from past_core.ingest.describe import describe_store, store_table
     from past_core.ingest.store import SlideStore
 
-    console = Console()
     description = describe_store(SlideStore(output))
-    console.print(store_table(description))
+    Console().print(store_table(description))
     orthologs = description["report"].get("orthologs")
     if orthologs:
-        console.print(
+        typer.echo(
             f"{orthologs['mapped']} of {orthologs['mouse']} mouse genes have a one-to-one human ortholog; "
             f"{orthologs['unmapped']} keep their mouse id"
         )
-    console.print(f"Next: [bold]lightning fit -c recipes/pretrain.yaml --data.slides '[{output}]'[/bold]")
+    typer.echo(f"Next: lightning fit -c recipes/pretrain.yaml --data.slides '[{output}]'")

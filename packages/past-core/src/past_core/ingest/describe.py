@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from past_core.ingest.store import SlideStore
 
@@ -56,7 +57,7 @@ def store_table(description: dict[str, Any]) -> Table:
     image = description["image"]
     width_mm, height_mm = (image[side] * image["mpp"] / 1000 for side in ("width", "height"))
     failed = ", ".join(f"{count:,} {reason}" for reason, count in description["reasons"].items())
-    table = Table(title=description["name"], show_header=False, title_justify="left")
+    table = Table(title=Text(description["name"]), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     rows = {
@@ -76,7 +77,7 @@ def store_table(description: dict[str, Any]) -> Table:
         "Made by": description["software"],
     }
     for key, value in rows.items():
-        table.add_row(key, str(value) if value else "-")
+        table.add_row(key, Text(str(value)) if value else "-")
     return table
 
 

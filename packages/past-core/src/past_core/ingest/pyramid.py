@@ -150,19 +150,3 @@ def open_level(folder: Path, *, write: bool = False) -> Any:
         "context": {"file_io_sync": False},
     }
     return ts.open(spec, open=True, read=True, write=write).result()
-
-
-def missing_chunks(folder: Path) -> int:
-    """Counts the chunks that an image array written by `write_pyramid` lacks on disk.
-
-    Args:
-        folder: The array, with zarr.json in it.
-    """
-    array = zarr.open_array(folder, mode="r")
-    expected = int(
-        np.prod([-(-size // chunk) for size, chunk in zip(array.shape, array.chunks, strict=True)])
-    )
-    rows = folder / "c" / "0"
-    if not rows.is_dir():
-        return expected
-    return expected - sum(1 for row in rows.iterdir() for _ in row.iterdir())

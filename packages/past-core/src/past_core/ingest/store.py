@@ -1,6 +1,8 @@
 """Reads slide stores: the image through tensorstore, the table on demand. Imports no SpatialData."""
 
 import json
+import math
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,12 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import zarr
-from anndata.io import read_elem
 from scipy.sparse import csr_matrix
 
 from past_core.errors import PastError
 from past_core.ingest.neighbors import CONNECTIVITIES, DISTANCES
-from past_core.ingest.pyramid import FILL, missing_chunks, open_level
+from past_core.ingest.pyramid import FILL, open_level
 
 FORMAT = 1
 """Version of `attrs["past"]`; a reader refuses every other one."""
@@ -97,9 +98,6 @@ class SlideStore:
                     f"level {name} of the image has shape {shape} and type {array.get('data_type')}, "
                     "expected (3, height, width) uint8"
                 )
-            missing = missing_chunks(folder / name)
-            if missing:
-                raise self._fail(f"{missing} chunks of image level {name} are missing")
             levels.append(Level(int(shape[1]), int(shape[2]), self.mpp * 2**number))
         if not levels:
             raise self._fail("the image has no levels")
@@ -109,6 +107,11 @@ class SlideStore:
         folder = self.path / "tables" / TABLE
         for part in ("X", "obs", "var", "obsm/spatial", f"obsp/{CONNECTIVITIES}", f"obsp/{DISTANCES}"):
             _read_json(folder / part / "zarr.json")
+        # An absent chunk reads as the fill value: the writer stores every chunk, so one that lacks is lost.
+        for file in (*folder.rglob("zarr.json"), *(self.path / "images" / IMAGE).rglob("zarr.json")):
+            missing = missing_chunks(file)
+            if missing:
+                raise self._fail(f"{file.parent.relative_to(self.path)} lacks {missing} chunks")
         group = zarr.open_group(folder, mode="r", use_consolidated=False)
         shape = tuple(group["obsm/spatial"].shape)
         if shape[0] == 0:
@@ -121,6 +124,8 @@ class SlideStore:
         return group
 
     def _element(self, name: str) -> Any:
+        from anndata.io import read_elem  # seconds to import, and the image needs none of it
+
         try:
             return read_elem(self._root[name])
         except Exception as error:
@@ -332,6 +337,24 @@ def _read_manifest(path: Path) -> Mapping[str, Any]:
             f'{path}: attrs["past"] lacks {", ".join(absent)}; make the store again with `past ingest`'
         )
     return manifest
+
+
+def missing_chunks(metadata: Path) -> int:
+    """Counts the chunks that a zarr v3 array lacks on disk, 0 for a group or a scalar.
+
+    Args:
+        metadata: Its zarr.json.
+    """
+    array = _read_json(metadata)
+    if array.get("node_type") != "array" or not array["shape"]:
+        return 0  # scalars in a table may stand for None, which has no chunk
+    chunk_shape = array["chunk_grid"]["configuration"]["chunk_shape"]
+    expected = math.prod(
+        -(-size // max(chunk, 1)) for size, chunk in zip(array["shape"], chunk_shape, strict=True)
+    )
+    chunks = metadata.parent / "c"
+    found = sum(len(files) for _, _, files in os.walk(chunks))
+    return max(expected - found, 0)
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import zarr
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
@@ -243,7 +244,8 @@ def _write_spatialdata(
         scale_factors=[2] * depth,
         transformations=dict(frames),
     )
-    with warnings.catch_warnings():
+    # Every chunk is stored, even one of nothing but zeros: to the reader an absent chunk is a lost one.
+    with warnings.catch_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
         warnings.filterwarnings("ignore", message=".*autosharding.*")
         slide = SpatialData(
             images={IMAGE: stand_in},
