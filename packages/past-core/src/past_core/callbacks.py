@@ -58,7 +58,7 @@ class RetrievalPanel(pl.Callback):
             found,
             ranks,
             partner=(top == query[:, None]).numpy(),
-            title=f"{slide.name}: cells retrieved by image among {n:,} transcriptomes (green: the cell itself)",
+            title=f"{slide.name}: retrieved by image among {n:,} transcriptomes (green: the cell itself)",
         )
         _publish(trainer, "retrieval", figure)
 

@@ -4,10 +4,14 @@ import importlib
 import logging
 import sys
 from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
 
 import typer
 
 from past_core.errors import PastError
+
+if TYPE_CHECKING:
+    from lightning.pytorch.cli import LightningCLI
 
 VERBS = ("demo", "ingest", "embed", "info")
 """Verbs of past-core: `past_core.commands.VERB` holds a function of the same name."""
@@ -28,7 +32,9 @@ def build_app() -> typer.Typer:
 
     @app.callback()
     def options(*, verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every step.")) -> None:
-        logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s")
+        logging.basicConfig(
+            level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s"
+        )
 
     for verb in VERBS:
         module = importlib.import_module(f"past_core.commands.{verb}")
@@ -47,12 +53,17 @@ def past_main() -> None:
         sys.exit(1)
 
 
-def lightning_main(args: list[str] | None = None) -> None:
-    """Runs `lightning fit|validate|test|predict -c recipes/X.yaml`, a bare LightningCLI."""
+def run_lightning(args: list[str] | None = None) -> "LightningCLI":
+    """Runs a bare LightningCLI on `args` (`sys.argv` without) and returns it with its trainer."""
     from lightning.pytorch.cli import LightningCLI
 
+    return LightningCLI(args=args, save_config_kwargs={"overwrite": True})
+
+
+def lightning_main() -> None:
+    """Runs `lightning fit|validate|test|predict -c recipes/X.yaml`."""
     try:
-        LightningCLI(args=args, save_config_kwargs={"overwrite": True})
+        run_lightning()
     except PastError as error:
         typer.secho(f"Error: {error}", err=True, fg="red")
         sys.exit(1)

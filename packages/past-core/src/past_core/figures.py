@@ -34,7 +34,9 @@ def retrieval_panel(
         axes[row, 0].set_ylabel(f"partner at {ranks[row]}", fontsize=7)
         for column in range(k):
             is_partner = partner[row, column]
-            _patch(axes[row, column + 1], retrieved[row, column], PARTNER_COLOUR if is_partner else OTHER_COLOUR)
+            _patch(
+                axes[row, column + 1], retrieved[row, column], PARTNER_COLOUR if is_partner else OTHER_COLOUR
+            )
     axes[0, 0].set_title("query image", fontsize=8)
     for column in range(k):
         axes[0, column + 1].set_title(f"retrieved {column + 1}", fontsize=8)
@@ -68,9 +70,12 @@ def joint_map(points: np.ndarray, *, colourings: dict[str, np.ndarray], title: s
     for axis, (heading, labels) in zip(axes, colourings.items(), strict=True):
         names, codes = np.unique(labels.astype(str), return_inverse=True)
         palette = colormaps["tab10" if len(names) <= 10 else "tab20"]
-        axis.scatter(*points[order].T, s=5, linewidths=0, alpha=0.7, c=[palette(c % palette.N) for c in codes[order]])
+        axis.scatter(
+            *points[order].T, s=5, linewidths=0, alpha=0.7, c=[palette(c % palette.N) for c in codes[order]]
+        )
         handles = [
-            axis.scatter([], [], s=25, color=palette(c % palette.N), label=name) for c, name in enumerate(names)
+            axis.scatter([], [], s=25, color=palette(c % palette.N), label=name)
+            for c, name in enumerate(names)
         ]
         axis.legend(handles=handles, fontsize=8, frameon=False, loc="best")
         axis.set_title(heading, fontsize=10)

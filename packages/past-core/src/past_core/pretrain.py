@@ -15,7 +15,7 @@ from past_core.augment import Augmentation, augment
 from past_core.data.batch import CellBatch
 from past_core.data.groups import kd_groups
 from past_core.errors import PastError
-from past_core.losses import contrastive_loss, gather_with_gradient
+from past_core.losses import ContrastiveLoss, contrastive_loss, gather_with_gradient
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig, center_projection_heads
 from past_core.models.image_encoder import ImageEncoderConfig
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1
 COLLAPSE_COSINE = 0.98
+COLLAPSE_INTERVAL = 20
+"""Steps between two looks at the cosines."""
 NEIGHBOURHOOD_CELLS = 64
 """Cells of a validation neighbourhood: the gallery in which stain and region cannot help."""
 
@@ -130,7 +132,7 @@ class ContrastivePretraining(pl.LightningModule):
         if (data.patch_size, data.mpp) != (image.image_size, image.mpp):
             raise PatchMismatchError(
                 f"data cuts patches of {data.patch_size} px at {data.mpp} um/px, the image encoder takes "
-                f"{image.image_size} px at {image.mpp} um/px; set data.patch_size and data.mpp to the model's values"
+                f"{image.image_size} px at {image.mpp} um/px; set data.patch_size and data.mpp to these"
             )
         cell = replace(self.config.cell, vocabulary_size=data.vocabulary.size, max_genes=data.max_genes)
         self.config = replace(self.config, cell=cell)
@@ -179,7 +181,7 @@ class ContrastivePretraining(pl.LightningModule):
     # --- training -------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: CellBatch, batch_idx: int) -> None:
-        """Makes dropout a function of (seed, epoch, step, rank), so that resuming continues to the same bits."""
+        """Makes dropout a function of (seed, epoch, step, rank), so that resuming gives equal bits."""
         torch.manual_seed(self._step_seed(batch_idx, purpose=1))
 
     def _step_seed(self, batch_idx: int, *, purpose: int) -> int:
@@ -199,7 +201,9 @@ class ContrastivePretraining(pl.LightningModule):
             identity_weight=self._identity_weight() if self.targets == "annealed" else 0.0,
         )
         n = len(output.image) * self.trainer.world_size
-        self._check_collapse(float(result.image_cosine), float(result.cell_cosine), float(result.loss), n)
+        # Reading values back makes an accelerator wait: look only now and then.
+        if self.global_step > self.warmup_steps and self.global_step % COLLAPSE_INTERVAL == 0:
+            self._check_collapse(result, n)
         self.log("train/loss", result.loss, prog_bar=True)
         self.log_dict(
             {
@@ -219,13 +223,15 @@ class ContrastivePretraining(pl.LightningModule):
         """Share of one-hot in annealed targets: 1 at the first step, 0 from half of training on."""
         return max(0.0, 1.0 - 2.0 * self.global_step / max(1, self.total_steps))
 
-    def _check_collapse(self, image_cosine: float, cell_cosine: float, loss: float, n: int) -> None:
-        if self.global_step > self.warmup_steps and min(image_cosine, cell_cosine) > COLLAPSE_COSINE:
+    def _check_collapse(self, result: ContrastiveLoss, n: int) -> None:
+        image_cosine, cell_cosine = float(result.image_cosine), float(result.cell_cosine)
+        if min(image_cosine, cell_cosine) > COLLAPSE_COSINE:
             raise CollapseError(
-                f"training collapsed at step {self.global_step}: the mean cosine between two different cells is "
-                f"{image_cosine:.3f} (image) and {cell_cosine:.3f} (cell), the loss {loss:.3f} with ln(batch) = "
-                f"{math.log(n):.3f}; keep model.center_heads on, lower model.learning_rate, or start with "
-                "model.targets: annealed"
+                f"training collapsed at step {self.global_step}: the mean cosine between two cells is "
+                f"{image_cosine:.3f} (image) and {cell_cosine:.3f} (cell), the loss "
+                f"{float(result.loss.detach()):.3f} with ln(batch) = {math.log(n):.3f}; "
+                "keep model.center_heads on, lower model.learning_rate, "
+                "or start with model.targets: annealed"
             )
 
     # --- validation -----------------------------------------------------------------------------------------

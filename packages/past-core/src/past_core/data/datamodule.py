@@ -76,7 +76,9 @@ class PretrainDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if batch_size < 2:
-            raise BatchSizeError(f"data.batch_size is {batch_size}; a contrastive batch needs at least 2 cells")
+            raise BatchSizeError(
+                f"data.batch_size is {batch_size}; a contrastive batch needs at least 2 cells"
+            )
         self._slides, self._val_slides, self._val_patients = slides, val_slides, val_patients
         self._val_fraction, self._vocabulary_name, self._means_name = val_fraction, vocabulary, gene_means
         self.max_genes, self.mpp, self.patch_size = max_genes, mpp, patch_size
@@ -107,7 +109,11 @@ class PretrainDataModule(pl.LightningDataModule):
         spec = PatchSpec(mpp=self.mpp, size=self.patch_size)
         sources = [
             SlideSource(
-                store, spec=spec, vocabulary=self.vocabulary, gene_means=self.gene_means, max_genes=self.max_genes
+                store,
+                spec=spec,
+                vocabulary=self.vocabulary,
+                gene_means=self.gene_means,
+                max_genes=self.max_genes,
             )
             for store in [*self.train_stores, *self.val_stores]
         ]
@@ -119,7 +125,9 @@ class PretrainDataModule(pl.LightningDataModule):
             for block in _restrict(source.blocks(number), self._train_rows.get(number))
         ]
         self._val_cells = [
-            _as_cells(_restrict(source.blocks(n_train + number), self._val_rows.get(number)), self.max_val_cells)
+            _as_cells(
+                _restrict(source.blocks(n_train + number), self._val_rows.get(number)), self.max_val_cells
+            )
             for number, source in enumerate(sources[n_train:])
         ]
         self._plan()  # fails early where the batch is too large
@@ -158,7 +166,7 @@ class PretrainDataModule(pl.LightningDataModule):
 
     def _split_regions(self, stores: list[SlideStore]) -> None:
         logger.warning(
-            "all slides are of one patient (%s): a strip of %.0f %% of each is held out instead of a patient, so "
+            "all slides are of one patient (%s): a strip of %.0f %% of each is held out instead, so "
             "validation says nothing about other patients",
             stores[0].patient,
             100 * self._val_fraction,
@@ -173,7 +181,9 @@ class PretrainDataModule(pl.LightningDataModule):
     def _learn_genes(self) -> None:
         path = self._vocabulary_name
         if path == "panel":
-            self.vocabulary = Vocabulary.from_panel(g for store in self.train_stores for g in store.genes.index)
+            self.vocabulary = Vocabulary.from_panel(
+                g for store in self.train_stores for g in store.genes.index
+            )
         else:
             self.vocabulary = Vocabulary.nicheformer(None if path == "nicheformer" else path)
         if self._means_name == "technology":
@@ -181,7 +191,9 @@ class PretrainDataModule(pl.LightningDataModule):
 
             assays = {store.assay for store in self.train_stores + self.val_stores}
             if len(assays) > 1:
-                raise SplitError(f"gene_means: technology needs slides of one assay, found {', '.join(sorted(assays))}")
+                raise SplitError(
+                    f"gene_means: technology needs slides of one assay, found {', '.join(sorted(assays))}"
+                )
             self.gene_means = prepared_means(assays.pop(), None if path in ("panel", "nicheformer") else path)
         else:
             means = GeneMeans(len(self.vocabulary))
@@ -261,7 +273,8 @@ def _restrict(blocks: list[BlockCells], keep: np.ndarray | None) -> list[BlockCe
 def _as_cells(blocks: list[BlockCells], limit: int) -> np.ndarray:
     """Slide, block, row of the blocks' cells, `(n, 3)`, thinned evenly to at most `limit`."""
     parts = [
-        np.stack([np.full(len(b.rows), b.slide), np.full(len(b.rows), b.block), b.rows], axis=1) for b in blocks
+        np.stack([np.full(len(b.rows), b.slide), np.full(len(b.rows), b.block), b.rows], axis=1)
+        for b in blocks
     ]
     cells = np.concatenate(parts).astype(np.int64) if parts else np.zeros((0, 3), np.int64)
     if len(cells) > limit:

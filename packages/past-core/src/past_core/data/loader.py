@@ -11,7 +11,9 @@ from past_core.data.plan import EpochPlan
 from past_core.data.supply import RegionSupply
 
 
-def _ahead(supply: RegionSupply, batches: np.ndarray | list[np.ndarray], depth: int = 2) -> Iterator[CellBatch]:
+def _ahead(
+    supply: RegionSupply, batches: np.ndarray | list[np.ndarray], depth: int = 2
+) -> Iterator[CellBatch]:
     """Makes batches in order in one thread, `depth` ahead of the consumer."""
     with ThreadPoolExecutor(1, thread_name_prefix="past-batches") as pool:
         waiting = [pool.submit(supply.batch, cells) for cells in batches[:depth]]
@@ -78,7 +80,13 @@ class SlideLoader:
     """
 
     def __init__(
-        self, supply: RegionSupply, rows: list[np.ndarray], *, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        supply: RegionSupply,
+        rows: list[np.ndarray],
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self._supply = supply
         self.batch_size = batch_size

@@ -35,21 +35,25 @@ def held_out_patients(
     if patients is not None:
         unknown = sorted(set(patients) - set(known))
         if unknown:
-            raise SplitError(f"data.val_patients names {', '.join(unknown)}; the slides' patients are {', '.join(known)}")
+            raise SplitError(
+                f"data.val_patients names {', '.join(unknown)}; the slides' patients are {', '.join(known)}"
+            )
         chosen = set(patients)
     else:
         if not 0 <= fraction < 1:
-            raise SplitError(f"data.val_fraction is {fraction}; expected a share of the patients from 0 to below 1")
+            raise SplitError(
+                f"data.val_fraction is {fraction}; expected a share of the patients from 0 to below 1"
+            )
         count = min(max(1, round(len(known) * fraction)), len(known) - 1) if fraction else 0
         chosen = set(known[len(known) - count :])
     if chosen == set(known):
-        raise SplitError(f"all patients ({', '.join(known)}) would be held out; leave at least one to train on")
+        raise SplitError(
+            f"all patients ({', '.join(known)}) would be held out; leave at least one to train on"
+        )
     return chosen
 
 
-def held_out_strip(
-    store: SlideStore, *, fraction: float, buffer_um: float
-) -> tuple[np.ndarray, np.ndarray]:
+def held_out_strip(store: SlideStore, *, fraction: float, buffer_um: float) -> tuple[np.ndarray, np.ndarray]:
     """Splits one slide in two along its longer side: `(N,)` bool of training and of validation rows.
 
     Cells nearer than `buffer_um` to the border belong to neither, so that no validation pixel was trained on.

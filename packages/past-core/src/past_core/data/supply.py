@@ -1,4 +1,4 @@
-"""From (slide, block, row) to pixels, tokens and neighbourhoods: each block is read once and cut from memory."""
+"""From (slide, block, row) to pixels, tokens and neighbourhoods: blocks are read once, cut from memory."""
 
 import threading
 from collections import OrderedDict
@@ -58,7 +58,7 @@ class SlideSource:
         if not store.passed.any():
             raise EmptySlideError(
                 f"{store.path}: none of its {store.n_cells} cells passed quality control "
-                f"(reasons: {store.manifest.get('qc', {}).get('reasons')}); ingest it with other thresholds or leave it out"
+                f"(reasons: {store.manifest.get('qc', {}).get('reasons')}); ingest it again or leave it out"
             )
         self.store, self.spec = store, spec
         self._means, self._max_genes = gene_means, max_genes
@@ -134,7 +134,11 @@ class RegionSupply:
     def batch(self, cells: np.ndarray, *, images: bool = True) -> CellBatch:
         """Cells `(B, 3)` of slide, block, row as one batch; `images=False` leaves the pixels out (size 0)."""
         size = self.sources[0].spec.size
-        pixels = np.empty((len(cells), 3, size, size), np.uint8) if images else np.empty((0, 3, size, size), np.uint8)
+        pixels = (
+            np.empty((len(cells), 3, size, size), np.uint8)
+            if images
+            else np.empty((0, 3, size, size), np.uint8)
+        )
         if images:
             self._cut(cells, pixels)
         return CellBatch(torch.from_numpy(pixels), *self._cells(cells))
@@ -171,8 +175,17 @@ class RegionSupply:
             distances[members, : near.shape[1]] = distance
             offset += len(unique)
         width = max(part.shape[1] for part in tokens)
-        padded = np.concatenate([np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=PAD) for p in tokens])
-        arrays = (padded[:, :longest].astype(np.int64), centres, neighbors, distances, cells[:, 0], cells[:, 2])
+        padded = np.concatenate(
+            [np.pad(p, ((0, 0), (0, width - p.shape[1])), constant_values=PAD) for p in tokens]
+        )
+        arrays = (
+            padded[:, :longest].astype(np.int64),
+            centres,
+            neighbors,
+            distances,
+            cells[:, 0],
+            cells[:, 2],
+        )
         return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
 
     def close(self) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks of PAST: `python -m benchmarks [NAME] [--profile ci|full]`."""

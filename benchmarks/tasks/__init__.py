@@ -1,0 +1,1 @@
+"""One module a benchmark; each offers `run(profile, data) -> Report`."""

@@ -1,0 +1,145 @@
+"""The workspace itself: one `lightning` command, arrows that point one way, a light command line."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distributions
+from pathlib import Path
+
+import pytest
+import yaml
+
+from past_core.cli import COMMANDS_GROUP
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {
+    "past_core": "past-core",
+    "past_genex": "past-genex",
+    "past_vihc": "past-vihc",
+    "past_surv": "past-surv",
+}
+SIBLINGS = set(PACKAGES) - {"past_core"}
+
+
+def imports(path: Path) -> set[str]:
+    """Every absolute module that a file imports, at any depth (also inside functions)."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / "packages" / PACKAGES[package] / "src" / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_arrows_point_one_way_between_packages(package: str) -> None:
+    forbidden = {"benchmarks", "tests"} | (SIBLINGS if package == "past_core" else SIBLINGS - {package})
+    assert sources(package)
+    for path in sources(package):
+        backwards = {name for name in imports(path) if name.split(".")[0] in forbidden}
+        assert not backwards, f"{path.relative_to(ROOT)} imports {sorted(backwards)}"
+
+
+def test_arrows_point_one_way_inside_core() -> None:
+    core = ROOT / "packages/past-core/src/past_core"
+    forbidden = {
+        "models": {"data", "pretrain", "callbacks", "commands", "ingest", "synthetic", "embed"},
+        "losses.py": {"data", "pretrain", "commands"},
+        "tokens.py": {"data", "models", "pretrain", "commands", "ingest"},
+        "ingest": {"data", "models", "pretrain", "commands", "synthetic"},
+        "slides": {"data", "models", "pretrain", "commands", "synthetic"},
+        "data": {"models", "pretrain", "callbacks", "commands"},
+        "pretrain.py": {"callbacks", "commands"},
+    }
+    for room, later in forbidden.items():
+        files = sorted((core / room).rglob("*.py")) if not room.endswith(".py") else [core / room]
+        assert files
+        for path in files:
+            rooms = {name.split(".")[1] for name in imports(path) if name.startswith("past_core.")}
+            assert not rooms & later, f"{path.relative_to(ROOT)} imports {sorted(rooms & later)}"
+
+
+def test_models_are_torch_only() -> None:
+    for path in (ROOT / "packages/past-core/src/past_core/models").rglob("*.py"):
+        assert not {name.split(".")[0] for name in imports(path)} & {"lightning", "pandas", "anndata"}
+
+
+def test_the_checker_finds_an_arrow_back(tmp_path: Path) -> None:
+    module = tmp_path / "m.py"
+    module.write_text("def f():\n    from past_vihc import commands\n")
+    assert "past_vihc" in {name.split(".")[0] for name in imports(module)}
+
+
+def test_exactly_one_distribution_declares_lightning() -> None:
+    owners = [
+        distribution.metadata["Name"]
+        for distribution in distributions()
+        for entry in distribution.entry_points
+        if entry.group == "console_scripts" and entry.name == "lightning"
+    ]
+    assert owners == ["past-workspace"]
+
+
+def test_siblings_register_their_verbs() -> None:
+    for package in SIBLINGS:
+        metadata = tomllib.loads((ROOT / "packages" / PACKAGES[package] / "pyproject.toml").read_text())
+        entry_points = metadata["project"]["entry-points"][COMMANDS_GROUP]
+        assert list(entry_points.values()) == [f"{package}.commands:register"]
+
+
+def test_help_imports_neither_torch_nor_lightning() -> None:
+    program = (
+        "import sys\n"
+        "from past_core.cli import build_app\n"
+        "from typer.testing import CliRunner\n"
+        "result = CliRunner().invoke(build_app(), ['--help'])\n"
+        "assert result.exit_code == 0 and 'ingest' in result.output, result.output\n"
+        "heavy = {'torch', 'lightning', 'spatialdata', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_key_of_a_recipe_is_commented(recipe: Path) -> None:
+    """A key is commented when its line, or the line that opens its block, says what it does."""
+    lines = recipe.read_text().splitlines()
+    leaves = [line for line in lines if ":" in line and not line.strip().startswith("#")]
+    silent = [
+        line.strip()
+        for line in leaves
+        if "#" not in line and not line.rstrip().endswith(":") and "class_path" not in line
+    ]
+    assert not silent
+    assert "default_root_dir" in recipe.read_text()
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").rglob("*.yaml")), ids=lambda path: path.name)
+def test_recipes_name_classes_with_full_dots(recipe: Path) -> None:
+    def classes(node: object) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["class_path"]] if "class_path" in node else []
+            return own + [name for value in node.values() for name in classes(value)]
+        return [name for value in node for name in classes(value)] if isinstance(node, list) else []
+
+    found = classes(yaml.safe_load(recipe.read_text()))
+    assert found
+    assert all(name.count(".") >= 2 for name in found)
+
+
+def test_no_tracked_file_names_a_registry_or_this_machine() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    # Spelt apart so that this file does not name them itself.
+    words = [".".join(parts) for parts in (("pypi", "org"), ("files", "pythonhosted", "org"))] + [str(ROOT)]
+    for name in filter(None, tracked.stdout.decode().split("\0")):
+        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        named = [word for word in words if word.encode() in content]
+        assert not named, f"{name} names {named}"
