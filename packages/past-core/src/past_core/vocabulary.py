@@ -230,7 +230,8 @@ class Vocabulary:
         if vocabulary.fingerprint != stored["fingerprint"]:
             msg = (
                 f"the stored vocabulary of {len(vocabulary)} genes has fingerprint "
-                f"{vocabulary.fingerprint[:12]}, but {str(stored['fingerprint'])[:12]} is written beside it; the checkpoint is damaged"
+                f"{vocabulary.fingerprint[:12]}, not {str(stored['fingerprint'])[:12]} as written beside it; "
+                "the checkpoint is damaged"
             )
             raise VocabularyError(msg)
         return vocabulary
