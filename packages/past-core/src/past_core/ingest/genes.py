@@ -17,7 +17,7 @@ GENE_TYPE = "Gene Expression"
 
 ENSEMBL = re.compile(r"^(ENS(?:MUS)?G\d{11})(?:\.\d+)?$")
 CONTROL = re.compile(
-    r"^(blank|neg(ative)?[ _-]?(control|prb|probe)|negcontrol|unassigned ?codeword|deprecated ?codeword"
+    r"^(blank|neg(ative)?[ _-]?(control|prb|probe)|negative\d*$|negcontrol|unassigned ?codeword|deprecated ?codeword"
     r"|genomic ?control|antisense|intergenic|falsecode|system ?control)",
     re.IGNORECASE,
 )
