@@ -183,9 +183,9 @@ def test_collapse_is_a_minimum_only_for_detached_targets():
 
 
 def test_printed_logits_without_temperature_are_degenerate():
-    """The paper prints the logits undivided. Cosines lie within 2 of one another, so that a partner gets at
-    most e² times a stranger's share: the loss of a perfect map stays within 1 of ln B, the constant map's, and
-    it barely matters whether a cell's partner or a stranger is nearest.
+    """The paper prints the logits undivided. Cosines lie within 2 of one another, so that a partner
+    gets at most e² times a stranger's share: the loss of a perfect map stays within 1 of ln B, the constant
+    map's, and it barely matters whether a cell's partner or a stranger is nearest.
     """
     n, tau = 256, 0.07
     perfect = torch.eye(n, dtype=torch.float64)

@@ -219,12 +219,11 @@ class CellEncoder(nn.Module):
     def node_features(self, tokens: Tensor) -> Tensor:
         """Mean of h0 over gene tokens for every unique cell, (U, width); 0 for a cell without genes."""
         genes = tokens[:, CONTEXT_LENGTH:]
-        mean = F.embedding_bag(genes, self.embeddings.weight, mode="mean", padding_idx=PAD)
-        # Sequences fill positions from the left: their mean position depends on their length only.
-        steps = torch.arange(1, genes.shape[1] + 1, device=tokens.device)[:, None]
-        positions = self.positional_embedding.weight[CONTEXT_LENGTH : tokens.shape[1]]
-        means = F.pad(positions.cumsum(0) / steps, (0, 0, 1, 0))
-        return mean + means[(genes != PAD).sum(1)]
+        # Bags sum as they gather: h0 of all unique cells, (U, T, width), never comes into being.
+        identity = F.embedding_bag(genes, self.embeddings.weight, mode="mean", padding_idx=PAD)
+        place = torch.arange(CONTEXT_LENGTH, tokens.shape[1], device=tokens.device)
+        place = torch.where(genes != PAD, place, 0)  # position 0 is a context token's, free to mean padding
+        return identity + F.embedding_bag(place, self.positional_embedding.weight, mode="mean", padding_idx=0)
 
     def fuse(self, cell: Tensor, graph: Tensor) -> Tensor:
         """Attention of f_trans (B, width) over [f_trans, f_graph], (B, width)."""
