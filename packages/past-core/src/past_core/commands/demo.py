@@ -1,6 +1,5 @@
 """`past demo`: a synthetic Xenium bundle to try everything on."""
 
-import os
 import secrets
 import shutil
 from pathlib import Path
@@ -45,9 +44,8 @@ def demo(
     from rich.console import Console
 
     from past_core.synthetic.bundle import write_bundle
-    from past_core.synthetic.cohort import cohort
     from past_core.synthetic.expression import simulate_expression
-    from past_core.synthetic.tissue import simulate_tissue
+    from past_core.synthetic.tissue import cohort, simulate_tissue
 
     if patient is not None and patients != 1:
         raise DemoError(f"--patient names one patient, but --patients is {patients}; give one of the two")
@@ -120,4 +118,4 @@ def describe(directory: Path, patients: list[str]) -> str:
         "",
         "truth.json and truth.parquet hold the true transform, cell types and states.",
     ]
-    return os.linesep.join(lines)
+    return "\n".join(lines)

@@ -33,7 +33,7 @@ class Experiment:
             manifest does not tell.
         version_text: The version as written.
         region: Name of the region, empty where there is none.
-        organism: Lower-case organism of the panel, empty where there is none.
+        organism: Organism of the panel as written, empty where there is none.
     """
 
     pixel_size: float
@@ -66,7 +66,7 @@ def read_experiment(path: Path) -> Experiment:
         version=(int(match[1]), int(match[2])) if match else None,
         version_text=text,
         region=str(content.get("region_name") or ""),
-        organism=str(content.get("panel_organism") or "").strip().lower(),
+        organism=str(content.get("panel_organism") or "").strip(),
     )
 
 

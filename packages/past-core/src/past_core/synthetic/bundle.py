@@ -18,14 +18,14 @@ from past_core.synthetic.bundle_manifest import (
 )
 from past_core.synthetic.bundle_tables import cells_table, transcripts_table, write_matrix, write_parquet
 from past_core.synthetic.bundle_zarr import write_outlines
+from past_core.synthetic.tissue import SyntheticError, Tissue
 
 if TYPE_CHECKING:
     from past_core.synthetic.expression import Expression
-    from past_core.synthetic.tissue import Tissue
 
 
 def write_bundle(
-    tissue: "Tissue",
+    tissue: Tissue,
     expression: "Expression",
     directory: Path | str,
     *,
@@ -63,10 +63,10 @@ def write_bundle(
         The bundle's folder.
 
     Raises:
-        ValueError: for an unknown version or an image whose size is not the tissue's.
+        SyntheticError: An unknown version, or an image whose size is not the tissue's.
     """
     if version not in VERSIONS:
-        raise ValueError(
+        raise SyntheticError(
             f"version {version!r} of the Xenium format cannot be written; choose from {sorted(VERSIONS)}"
         )
     if he_image is None:
@@ -74,7 +74,7 @@ def write_bundle(
 
         he_image = render_he(tissue)
     if he_image.shape != (*tissue.cell_labels.shape, 3) or he_image.dtype != np.uint8:
-        raise ValueError(
+        raise SyntheticError(
             f"he_image is {he_image.dtype} {he_image.shape}; expected uint8 {(*tissue.cell_labels.shape, 3)}"
         )
     directory = Path(directory)

@@ -22,12 +22,14 @@ from pathlib import Path
 import platformdirs
 
 from past_core.errors import PastError
-from past_core.synthetic.cohort import TissueConfig, cohort
+from past_core.synthetic.tissue import TissueConfig, cohort
 
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "PAST_CACHE"
 WORKERS = 2
+INGEST_VERSION = 1
+"""Raised whenever ingest writes another store of the same bundle without a new store format."""
 
 
 class DefaultSlidesError(PastError, RuntimeError):
@@ -44,8 +46,8 @@ def default_slides(
     """The slide stores of the synthetic patients P1, P2, …; made where they are not in the cache yet.
 
     Making five takes about a minute on two cores. A slide appears under its name only when it is complete;
-    callers at the same time wait for one another. The cache is keyed by the code that makes the slides and by
-    their configuration; deleting it is always safe.
+    callers at the same time wait for one another. The cache is keyed by the simulator's code and the
+    configuration; deleting it is always safe.
 
     Args:
         morphology: Strength of morphology in [0, 1], see `TissueConfig`.
@@ -98,6 +100,7 @@ def make_slide(config: TissueConfig, path: Path) -> None:
     from past_core.synthetic.expression import simulate_expression
     from past_core.synthetic.tissue import simulate_tissue
 
+    path.parent.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be
     tissue = simulate_tissue(config)
     with tempfile.TemporaryDirectory(prefix="past-") as temporary:
         bundle = write_bundle(tissue, simulate_expression(tissue), Path(temporary) / config.patient)
@@ -116,12 +119,13 @@ def make_slide(config: TissueConfig, path: Path) -> None:
 
 
 def _key(config: TissueConfig) -> str:
-    """Short hash of a configuration and of the code that turns it into a store."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-    package = Path(__file__).resolve().parents[1]
-    for source in sorted(
-        file for room in ("synthetic", "ingest") for file in (package / room).glob("*.[pt]*")
-    ):
+    """Short hash of a configuration, of the code that turns it into a bundle and of the store's format."""
+    from past_core.ingest.store import FORMAT
+
+    parts = {"config": dataclasses.asdict(config), "format": FORMAT, "ingest": INGEST_VERSION}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
+    # The sources themselves: a changed simulator whose version was forgotten must not meet its old slides.
+    for source in sorted(Path(__file__).resolve().parent.glob("*.[pt]*")):
         digest.update(source.name.encode() + source.read_bytes())
     return digest.hexdigest()[:16]
 
