@@ -1,9 +1,15 @@
 """Fixtures that every test room shares."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The machines are shared and slow at times: a deadline would fail at random.
+settings.register_profile("past", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("past")
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -15,3 +21,13 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data not found at {path}; set PAST_SHARED_DATA")
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
+    """Slide stores of three synthetic patients of about 200 cells, made once for all test processes."""
+    from past_core.synthetic.default import default_slides
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    return default_slides(patients=3, size_um=160.0, cache=shared / "tiny-slides")
