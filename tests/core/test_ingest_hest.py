@@ -172,7 +172,8 @@ def damaged(tmp_path, damage, *, positions=True):
     xy, table = cells()
     if positions:
         table.obsm["spatial"] = xy
-    table = damage(table) or table
+    changed = damage(table)
+    table = table if changed is None else changed
     table.write_h5ad(tmp_path / "d.h5ad")
     return read_hest(tmp_path / "d.h5ad", picture(tmp_path / "d.png"), mpp=0.5)
 

@@ -17,8 +17,8 @@ GENE_TYPE = "Gene Expression"
 
 ENSEMBL = re.compile(r"^(ENS(?:MUS)?G\d{11})(?:\.\d+)?$")
 CONTROL = re.compile(
-    r"^(blank|neg(ative)?[ _-]?(control|prb|probe)|negative\d*$|negcontrol|unassigned ?codeword|deprecated ?codeword"
-    r"|genomic ?control|antisense|intergenic|falsecode|system ?control)",
+    r"^(blank|neg(ative)?[ _-]?(control|prb|probe)|negative\d*$|negcontrol|unassigned ?codeword"
+    r"|deprecated ?codeword|genomic ?control|antisense|intergenic|falsecode|system ?control)",
     re.IGNORECASE,
 )
 """Names of controls in the exports of Xenium (`NegControlProbe_`), CosMx (`Negative`, `SystemControl`) and

@@ -69,7 +69,7 @@ def read_spatialdata(
     slide = _open(store)
     table_name = _choose(store, "table", table, list(slide.tables))
     cells = slide.tables[table_name]
-    picture_name = _choose(store, "image", image, _images(slide))
+    picture_name = _choose(store, "image", image, list(slide.images) if image else _images(slide))
     picture = frames.level_zero(slide.images[picture_name])
     pixels = frames.rgb(picture, f"{store.name}: image {picture_name!r}")
     shapes_name, instances, rows = _annotated(store, slide, cells, table_name, shapes)
