@@ -35,20 +35,30 @@ class Blobs:
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Radial distance from each outline, (P, n) in µm, negative inside."""
-        offset = points[:, None, :] - self.centre[None]
-        angle = np.arctan2(offset[..., 1], offset[..., 0])
-        wall = np.ones_like(angle)
+        pairs = np.indices((len(points), len(self))).reshape(2, -1)
+        return self._distance(points, *pairs).reshape(len(points), len(self))
+
+    def _distance(self, points: np.ndarray, point: np.ndarray, blob: np.ndarray) -> np.ndarray:
+        """Radial distance of chosen points from chosen outlines, (pairs,)."""
+        offset = points[point] - self.centre[blob]
+        angle = np.arctan2(offset[:, 1], offset[:, 0])
+        wall = np.ones(len(angle))
         for k, harmonic in enumerate(HARMONICS):
-            wall += self.amplitude[:, k] * np.cos(harmonic * angle + self.phase[:, k])
-        return np.hypot(offset[..., 0], offset[..., 1]) - self.radius * wall
+            wall += self.amplitude[blob, k] * np.cos(harmonic * angle + self.phase[blob, k])
+        return np.hypot(*offset.T) - self.radius[blob] * wall
 
     def nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Distance from the nearest outline, (P,) in µm, and its index; inf and -1 where there is none."""
         if not len(self):
             return np.full(len(points), np.inf), np.full(len(points), -1)
-        distance = self.distance(points)
-        index = distance.argmin(axis=1)
-        return distance[np.arange(len(points)), index], index
+        gap = np.hypot(*(points[:, None, :] - self.centre[None]).transpose(2, 0, 1)) - self.radius
+        slack = self.radius * np.abs(self.amplitude).sum(axis=1)
+        # Only outlines that can be nearest given how far they swing about their circles.
+        point, blob = np.nonzero(gap - slack <= (gap + slack).min(axis=1, keepdims=True))
+        distance = self._distance(points, point, blob)
+        order = np.lexsort((distance, point))
+        first = order[np.searchsorted(point, np.arange(len(points)))]
+        return distance[first], blob[first]
 
     def mask(self, shape: tuple[int, int], mpp: float) -> np.ndarray:
         """(H, W) bool: pixels whose centre lies inside any outline."""

@@ -95,26 +95,35 @@ class LookReader:
         return probability, (probability[..., None] * latents).sum(axis=1)
 
 
+class _Seen(NamedTuple):
+    """Looks, types and latents of some cells."""
+
+    features: np.ndarray
+    code: np.ndarray
+    latents: np.ndarray
+
+
+def _see(tissue: Tissue) -> _Seen:
+    code = tissue.cells["cell_type"].cat.codes.to_numpy()
+    return _Seen(look_features(tissue), code, tissue.cells[list(LATENTS)].to_numpy())
+
+
 def fit_reader(tissues: Sequence[Tissue], *, shrinkage: float = 30.0) -> LookReader:
     """Fits the reader to slides.
 
     Args:
         tissues: Slides to learn from.
-        shrinkage: Number of pseudo-cells that pull each type's covariance, cross-covariance and means to
-            the pooled ones, for types with few cells.
+        shrinkage: Number of pseudo-cells that pull each type's covariance, cross-covariance and means to the
+            pooled ones, for types with few cells.
     """
-    features = np.concatenate([look_features(t) for t in tissues])
-    code = np.concatenate([t.cells["cell_type"].cat.codes.to_numpy() for t in tissues])
-    latents = np.concatenate([t.cells[list(LATENTS)].to_numpy() for t in tissues])
+    return _fit([_see(tissue) for tissue in tissues], shrinkage)
+
+
+def _fit(slides: Sequence[_Seen], shrinkage: float) -> LookReader:
+    features, code, latents = (np.concatenate(parts) for parts in zip(*slides, strict=True))
     kinds = [np.flatnonzero(code == t) for t in range(len(CELL_TYPES))]
-    counts = np.array([len(rows) for rows in kinds])
-    centre, middle = features.mean(axis=0), latents.mean(axis=0)
-    mean = np.array(
-        [(features[rows].sum(0) + shrinkage / 10 * centre) / (len(rows) + shrinkage / 10) for rows in kinds]
-    )
-    target = np.array(
-        [(latents[rows].sum(0) + shrinkage * middle) / (len(rows) + shrinkage) for rows in kinds]
-    )
+    mean = _shrunk_means(features, kinds, shrinkage / 10)
+    target = _shrunk_means(latents, kinds, shrinkage)
     residual, wanted = features - mean[code], latents - target[code]
     floor = 1e-4 * np.eye(features.shape[1])
     pooled, pooled_cross = residual.T @ residual / len(code) + floor, residual.T @ wanted / len(code)
@@ -125,26 +134,31 @@ def fit_reader(tissues: Sequence[Tissue], *, shrinkage: float = 30.0) -> LookRea
         cross = (residual[rows].T @ wanted[rows] + shrinkage * pooled_cross) / total
         whitening.append(np.linalg.inv(np.linalg.cholesky(covariance)))
         weights.append(np.concatenate([np.linalg.solve(covariance, cross), target[t : t + 1]]))
-    prior = np.log((counts + 1) / (counts + 1).sum())
-    return LookReader(prior, mean, np.array(whitening), np.array(weights))
+    counts = np.array([len(rows) + 1 for rows in kinds])
+    return LookReader(np.log(counts / counts.sum()), mean, np.array(whitening), np.array(weights))
 
 
-def knowable(tissues: Sequence[Tissue]) -> Knowable:
-    """Reads each slide with a reader fitted on the others, and pools."""
+def _shrunk_means(values: np.ndarray, kinds: list[np.ndarray], shrinkage: float) -> np.ndarray:
+    """Mean of each kind's rows, pulled to the mean of all rows as by `shrinkage` more rows."""
+    centre = values.mean(axis=0)
+    return np.array(
+        [(values[rows].sum(axis=0) + shrinkage * centre) / (len(rows) + shrinkage) for rows in kinds]
+    )
+
+
+def knowable(tissues: Sequence[Tissue], *, shrinkage: float = 30.0) -> Knowable:
+    """Reads each slide with a reader fitted on the others, and pools; see `fit_reader`."""
+    slides = [_see(tissue) for tissue in tissues]
     error, spread = np.zeros(3), np.zeros(3)
-    right = cells = 0
-    shares = np.zeros(len(CELL_TYPES))
-    for i, tissue in enumerate(tissues):
-        reader = fit_reader([t for j, t in enumerate(tissues) if j != i])
-        probability, latents = reader.read(look_features(tissue))
-        truth = tissue.cells[list(LATENTS)].to_numpy()
-        error += ((truth - latents) ** 2).sum(axis=0)
-        spread += ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
-        code = tissue.cells["cell_type"].cat.codes.to_numpy()
-        right += int((probability.argmax(axis=1) == code).sum())
-        shares += np.bincount(code, minlength=len(CELL_TYPES))
-        cells += len(code)
-    return Knowable(*(float(v) for v in 1 - error / spread), right / cells, float(shares.max() / cells))
+    right, shares = 0, np.zeros(len(CELL_TYPES))
+    for i, slide in enumerate(slides):
+        probability, latents = _fit(slides[:i] + slides[i + 1 :], shrinkage).read(slide.features)
+        error += ((slide.latents - latents) ** 2).sum(axis=0)
+        spread += ((slide.latents - slide.latents.mean(axis=0)) ** 2).sum(axis=0)
+        right += int((probability.argmax(axis=1) == slide.code).sum())
+        shares += np.bincount(slide.code, minlength=len(CELL_TYPES))
+    explained = (float(v) for v in 1 - error / spread)
+    return Knowable(*explained, float(right / shares.sum()), float(shares.max() / shares.sum()))
 
 
 def read_log_rates(reader: LookReader, tissue: Tissue) -> np.ndarray:

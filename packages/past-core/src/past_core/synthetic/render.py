@@ -140,7 +140,7 @@ def _paint_nuclei(
     clumps, spots = (texture.ravel()[where] for texture in chromatin(stream, tissue.config))
     rim = np.clip((level[where] - 0.78) / 0.16, 0, 1)
     spots = spots * (1 - rim) * _look(tissue, "nucleolus", owner)
-    tone = np.maximum(0.92 + _look(tissue, "contrast", owner) * clumps, 0.25) + 0.16 * rim + spots
+    tone = np.clip(0.92 + _look(tissue, "contrast", owner) * clumps, 0.25, 2.2) + 0.16 * rim + spots
     haematoxylin.ravel()[where] = _look(tissue, "haematoxylin", owner) * tone
     eosin.ravel()[where] = 0.2 + 0.25 * spots
 

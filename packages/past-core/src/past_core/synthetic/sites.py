@@ -14,6 +14,8 @@ from past_core.synthetic.structures import LAYER_UM, Structures
 _CROWDING = {"aggregates": (2.4, 0.62), "glands": (1.3, 0.64), "nests": (1.15, 0.94)}
 """Density of cells and their least distance in each structure at full strength, relative to the stroma's."""
 
+_MOST_EXTRA = max(density for density, _ in _CROWDING.values()) - 1
+
 
 @dataclass(frozen=True)
 class Sites:
@@ -40,13 +42,13 @@ def draw_sites(config: TissueConfig, patient: Patient, structures: Structures) -
     """Draws cells at even distances, gives them types by the structure they lie in, and lets them settle.
 
     Without morphology all distances are alike and no lumen is left out. With it, cells are left out of
-    lumens (radius times strength), line up around them, and crowd in immune aggregates.
+    lumens (radius times strength), line up around them, and crowd as `_CROWDING` says.
     """
     base = _even_points(generator(config, "positions"), config.size_um, config.spacing_um)
     stream = generator(config, "crowding")
-    crowded = _even_points(stream, config.size_um, config.spacing_um / np.sqrt(_MOST_CROWDED))
+    crowded = _even_points(stream, config.size_um, config.spacing_um / np.sqrt(_MOST_EXTRA))
     share = _crowding(structures, crowded)[0] - 1
-    crowded = crowded[stream.random(len(crowded)) < share / _MOST_CROWDED]
+    crowded = crowded[stream.random(len(crowded)) < share / _MOST_EXTRA]
     position = np.concatenate([base, crowded])
     n = len(position)
 
@@ -62,9 +64,6 @@ def draw_sites(config: TissueConfig, patient: Patient, structures: Structures) -
     lumen = np.where(lining & (distance < 1.6 * LAYER_UM), nearest, -1)
     position = _settle(config, structures, lumens, position, lumen)
     return Sites(position, cell_type, lumen, nest, candidate, n)
-
-
-_MOST_CROWDED = max(density for density, _ in _CROWDING.values()) - 1
 
 
 def _crowding(structures: Structures, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -148,9 +147,8 @@ def _draw_types(
     cell_type = np.array([code[name] for name in odds])[chosen]
 
     depth, aggregate = structures.aggregates.nearest(position)
-    core = np.clip(
-        -depth / (structures.aggregates.radius[aggregate] if len(structures.aggregates) else 1), 0, 1
-    )
+    radius = np.append(structures.aggregates.radius, 1.0)[aggregate]
+    core = np.clip(-depth / radius, 0, 1)
     mixture = np.array([code["b_cell"], code["t_cell"], code["macrophage"], code["plasma"]])
     lymphoid = np.cumsum(np.stack([0.12 + 0.6 * core, 0.78 - 0.6 * core, 0 * core + 0.07], axis=1), axis=1)
     cell_type = np.where(depth < 0, mixture[(u[:, None] > lymphoid).sum(axis=1)], cell_type)
