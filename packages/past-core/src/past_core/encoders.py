@@ -23,6 +23,7 @@ __all__ = [
     "FrozenEncoder",
     "TimmEncoder",
     "load_cell_encoder",
+    "load_encoders",
     "load_image_encoder",
     "load_past",
     "resolve_device",
@@ -97,16 +98,23 @@ def load_image_encoder(
     name = str(name_or_path)
     public = _public(name)
     if public is None:
-        checkpoint = load_past(name_or_path)
-        head = checkpoint.model.image_projection if space == "joint" else None
-        label = name if name == DEMO else Path(name).name
-        demo = name == DEMO or bool(checkpoint.info.get("demo", False))
-        return FrozenEncoder(label, checkpoint.model.image_encoder, head, demo=demo)
+        return _image_side(name_or_path, load_past(name_or_path), space)
     if space == "joint":
         raise EncoderError(
             f"{name} has no joint space with cells; use space 'features' or a checkpoint of PAST"
         )
     return FrozenEncoder(name, ImageEncoder(_public_config(name, public, weights)))
+
+
+def load_encoders(
+    name_or_path: str | Path, space: Space = "features"
+) -> tuple[FrozenEncoder, FrozenCellEncoder | None]:
+    """Both encoders of a checkpoint, read once; None for the cells where the encoder sees images only."""
+    check_space(space)
+    if _public(str(name_or_path)) is not None:
+        return load_image_encoder(name_or_path, space), None
+    checkpoint = load_past(name_or_path)
+    return _image_side(name_or_path, checkpoint, space), _cell_side(name_or_path, checkpoint, space)
 
 
 def load_cell_encoder(name_or_path: str | Path, space: Space = "features") -> FrozenCellEncoder:
@@ -123,9 +131,21 @@ def load_cell_encoder(name_or_path: str | Path, space: Space = "features") -> Fr
     name = str(name_or_path)
     if name in IMAGE_ENCODERS or name in UNAVAILABLE or name.startswith(TIMM):
         raise EncoderError(f"{name} encodes images only; cells need a checkpoint of PAST")
-    checkpoint = load_past(name_or_path)
-    demo = name == DEMO or bool(checkpoint.info.get("demo", False))
-    return FrozenCellEncoder(name if name == DEMO else Path(name).name, checkpoint, space, demo=demo)
+    return _cell_side(name_or_path, load_past(name_or_path), space)
+
+
+def _image_side(name: str | Path, checkpoint: PastCheckpoint, space: Space) -> FrozenEncoder:
+    model = checkpoint.model
+    head = model.image_projection if space == "joint" else None
+    return FrozenEncoder(Path(name).name, model.image_encoder, head, demo=_is_demo(name, checkpoint))
+
+
+def _cell_side(name: str | Path, checkpoint: PastCheckpoint, space: Space) -> FrozenCellEncoder:
+    return FrozenCellEncoder(Path(name).name, checkpoint, space, demo=_is_demo(name, checkpoint))
+
+
+def _is_demo(name: str | Path, checkpoint: PastCheckpoint) -> bool:
+    return str(name) == DEMO or bool(checkpoint.info.get("demo", False))
 
 
 def load_past(name_or_path: str | Path) -> PastCheckpoint:

@@ -1,0 +1,168 @@
+"""Many slides from a sheet: one output a row, what is complete is skipped, one failure stops nothing else."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from past_core.embed import SUFFIXES, EmbedError, read_manifest, source_key
+from past_core.errors import PastError
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = ("path", "name", "mpp", "output")
+
+
+class SheetError(PastError, ValueError):
+    """A sheet that cannot be read or contradicts itself."""
+
+
+class SheetNotFoundError(PastError, FileNotFoundError):
+    """There is no sheet at that path."""
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One slide of a sheet; `line` is its line in the file (the header is line 1)."""
+
+    line: int
+    path: Path
+    output: Path
+    mpp: float | None
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a row: "done", "skipped" or "failed", with the reason."""
+
+    row: SheetRow
+    status: str
+    message: str = ""
+
+
+def read_sheet(path: str | Path, folder: str | Path, *, suffix: str = ".h5ad") -> list[SheetRow]:
+    """Reads a CSV with the column `path` and optionally `name`, `mpp` and `output`.
+
+    Args:
+        path: the sheet; relative slide paths count from its folder.
+        folder: where outputs go: `output`, else NAME.h5ad, where NAME defaults to the slide's file name.
+        suffix: of outputs that are not named.
+
+    Returns:
+        the rows; what is wrong with a single row is its `problem`.
+
+    Raises:
+        SheetNotFoundError: no such file.
+        SheetError: not a CSV, no rows, no column `path`, or two rows with one output.
+    """
+    path, folder = Path(path), Path(folder)
+    if not path.is_file():
+        raise SheetNotFoundError(f"{path}: no such sheet")
+    try:
+        # Blank lines are kept, so that a row's number is that of its line.
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
+    except (ValueError, OSError) as error:
+        raise SheetError(f"{path}: not a sheet (CSV with a header): {error}") from error
+    table.columns = [str(column).strip() for column in table.columns]
+    if "path" not in table.columns:
+        raise SheetError(
+            f"{path}: no column 'path' among {', '.join(table.columns)}; expected {', '.join(COLUMNS)}"
+        )
+    ignored = [column for column in table.columns if column not in COLUMNS]
+    if ignored:
+        logger.warning("%s: columns that are not used: %s", path, ", ".join(ignored))
+    rows = []
+    for line, values in enumerate(table.to_dict("records"), start=2):
+        cells = {key: str(value).strip() for key, value in values.items()}
+        if any(cells.values()):
+            rows.append(_row(line, cells, path.parent, folder, suffix))
+    if not rows:
+        raise SheetError(f"{path}: the sheet has no rows")
+    seen: dict[Path, int] = {}
+    for row in rows:
+        if row.problem is None and seen.setdefault(row.output, row.line) != row.line:
+            raise SheetError(
+                f"{path}: rows {seen[row.output]} and {row.line} would both write {row.output}; "
+                "give them different names in a column 'name'"
+            )
+    return rows
+
+
+def _row(line: int, cells: dict[str, str], base: Path, folder: Path, suffix: str) -> SheetRow:
+    slide = base / cells["path"]
+    name = cells.get("name") or Path(cells["path"]).name.split(".")[0]
+    output = folder / (cells.get("output") or f"{name}{suffix}")
+    problem, mpp = None, None
+    if not cells["path"]:
+        problem = "the column 'path' is empty"
+    elif output.suffix not in SUFFIXES:
+        problem = f"output {output.name!r} should end in {' or '.join(SUFFIXES)}"
+    elif not output.resolve().is_relative_to(folder.resolve()):
+        problem = f"output {str(output)!r} lies outside {folder}"
+    if cells.get("mpp"):
+        try:
+            mpp = float(cells["mpp"])
+        except ValueError:
+            mpp = float("nan")
+        if not (np.isfinite(mpp) and mpp > 0):
+            problem = problem or f"mpp {cells['mpp']!r} is not a positive number of µm per pixel"
+    return SheetRow(line, slide, output, mpp, problem)
+
+
+def run_sheet(
+    rows: list[SheetRow],
+    work: Callable[[SheetRow], None],
+    key: dict[str, Any],
+    *,
+    overwrite: bool = False,
+    report: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Works through a sheet.
+
+    Args:
+        rows: what to do.
+        work: embeds a row and writes its output; a PastError is that row's failure.
+        key: what a complete output's manifest must say to be skipped: fingerprints and settings.
+        overwrite: redo everything.
+        report: called after every row.
+    """
+    outcomes = []
+    for row in rows:
+        try:
+            if row.problem is not None:
+                raise SheetError(row.problem)
+            if not overwrite and is_complete(row, key):
+                outcome = Outcome(row, "skipped", "complete")
+            else:
+                work(row)
+                outcome = Outcome(row, "done")
+        except PastError as error:
+            outcome = Outcome(row, "failed", str(error))
+        outcomes.append(outcome)
+        if report is not None:
+            report(outcome)
+    return outcomes
+
+
+def is_complete(row: SheetRow, key: dict[str, Any]) -> bool:
+    """Whether a row's output exists and was made as `key` says.
+
+    Raises:
+        EmbedError: it was made otherwise, or something else is there.
+    """
+    manifest = read_manifest(row.output)
+    if manifest is None:
+        return False
+    key = key | {"source": source_key(row.path)} | ({} if row.mpp is None else {"slide_mpp": row.mpp})
+    different = [name for name, value in key.items() if manifest.get(name, value) != value]
+    if different:
+        raise EmbedError(
+            f"{row.output} exists, made with another {', '.join(different)} "
+            f"({manifest[different[0]]}, now {key[different[0]]}); pass --overwrite or choose another folder"
+        )
+    return True
