@@ -23,7 +23,7 @@ from past_core.ingest.checks import SlideDataError
 from past_core.ingest.outlines import polygons_from_vertices
 from past_core.ingest.pyramid import SlideImage, halve, level_shapes, write_pyramid
 from past_core.ingest.store import SlideStore
-from past_core.ingest.write import StoreExistsError, write_store
+from past_core.ingest.write import StoreExistsError, StoreWriteError, write_store
 
 
 def contents(folder: Path) -> list[str]:
@@ -275,9 +275,28 @@ def test_a_fault_leaves_nothing(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(write, "write_pyramid", fail)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(StoreWriteError, match="cannot be written .no space left"):
         write_store(made_slide(), tmp_path / "s.zarr")
     assert contents(tmp_path) == []
+
+
+def test_an_image_that_breaks_off(tmp_path):
+    def block(block_info=None):
+        if block_info[None]["chunk-location"] == (0, 1, 0):
+            raise RuntimeError("broken tile")
+        return np.zeros(block_info[None]["chunk-shape"], np.uint8)
+
+    meta = np.zeros((0, 0, 0), np.uint8)
+    image = da.map_blocks(block, chunks=((3,), (350, 350), (900,)), dtype=np.uint8, meta=meta)
+    with pytest.raises(SlideDataError, match="image cannot be read at x 0 to 900.*broken tile"):
+        write_store(made_slide(image=image), tmp_path / "s.zarr")
+    assert contents(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreWriteError, match="cannot be written"):
+        write_store(made_slide(), tmp_path / "file" / "s.zarr")
 
 
 def test_a_fault_while_overwriting_keeps_the_old_store(tmp_path, monkeypatch):

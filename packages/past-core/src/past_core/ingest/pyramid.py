@@ -9,6 +9,9 @@ import tensorstore as ts
 import zarr
 from zarr.codecs import ZstdCodec
 
+from past_core.errors import PastError
+from past_core.ingest.checks import SlideDataError
+
 CHUNK = 256
 TILE = 2048
 SMALLEST_LEVEL = 1024
@@ -121,7 +124,7 @@ def _write_tiles(source: Any, targets: list[Any], *, write_first: bool, progress
     pending: list[Any] = []
     for y in range(0, height, TILE):
         for x in range(0, width, TILE):
-            tile = np.asarray(source[:, y : min(y + TILE, height), x : min(x + TILE, width)])
+            tile = _read(source, y, x, min(y + TILE, height), min(x + TILE, width))
             writes = []
             for depth, target in enumerate(targets):
                 if depth:
@@ -138,6 +141,17 @@ def _write_tiles(source: Any, targets: list[Any], *, write_first: bool, progress
                 progress(done, total)
     for write in pending:
         write.result()
+
+
+def _read(source: Any, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    try:
+        return np.asarray(source[:, top:bottom, left:right])
+    except PastError:
+        raise
+    except Exception as error:
+        raise SlideDataError(
+            f"the image cannot be read at x {left} to {right}, y {top} to {bottom} ({error}); is it complete?"
+        ) from error
 
 
 def open_level(folder: Path, *, write: bool = False) -> Any:

@@ -42,6 +42,10 @@ class StoreExistsError(PastError, FileExistsError):
     """Something is at the output path already."""
 
 
+class StoreWriteError(PastError, OSError):
+    """The store cannot be written where it was to go."""
+
+
 @dataclass(kw_only=True)
 class SlideData:
     """One slide in memory, as every reader hands it to `write_store`.
@@ -115,7 +119,8 @@ def write_store(
     Raises:
         StoreExistsError: If `path` exists and is not to be, or cannot safely be, replaced.
         SlideDataError: If the parts do not fit together, counts are not whole numbers from 0, there are no
-            cells, or more than `max_outside` of them lie outside the image.
+            cells, more than `max_outside` of them lie outside the image, or the image breaks off.
+        StoreWriteError: If the disk is full, or the folder cannot be written to.
     """
     path = Path(path)
     check_output(path, overwrite=overwrite)
@@ -149,9 +154,14 @@ def write_store(
         "qc": quality_report(table.obs),
         "report": _plain(dict(data.report)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _renamed_when_complete(path, overwrite=overwrite) as partial:
-        _write_spatialdata(data, table, image, partial, manifest, progress=progress)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _renamed_when_complete(path, overwrite=overwrite) as partial:
+            _write_spatialdata(data, table, image, partial, manifest, progress=progress)
+    except OSError as error:
+        if isinstance(error, PastError):
+            raise
+        raise StoreWriteError(f"{path} cannot be written ({error}); nothing was left there") from error
     logger.info("wrote %s: %d cells, %d genes", path, table.n_obs, table.n_vars)
     return path
 
