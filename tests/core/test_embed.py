@@ -185,7 +185,9 @@ def test_verb(store, image, checkpoint, tmp_path):
     again = past(*arguments)
     assert isinstance(again.exception, EmbedError)
     assert past(*arguments, "--overwrite").exit_code == 0
-    assert isinstance(past(image, "-c", checkpoint, "-o", tmp_path / "a.csv").exception, EmbedError)
+    assert isinstance(
+        past(image, "-c", checkpoint, "-o", tmp_path / "a.csv", "--mpp", 0.5).exception, EmbedError
+    )
 
 
 def test_errors_are_one_message_without_a_traceback(checkpoint, tmp_path):

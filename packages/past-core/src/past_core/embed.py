@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -195,7 +196,8 @@ def write_embeddings(table: ad.AnnData, path: str | Path, *, overwrite: bool = F
         if path.suffix == ".h5ad":
             table.write_h5ad(temporary)
         else:
-            with ad.settings.override(zarr_write_format=3):  # as slide stores are
+            # Version 3, as slide stores are; the warnings announce changes of later anndata and zarr.
+            with warnings.catch_warnings(action="ignore"), ad.settings.override(zarr_write_format=3):
                 table.write_zarr(temporary)
     return path
 
