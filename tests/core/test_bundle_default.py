@@ -169,7 +169,12 @@ def test_demo_replaces_an_earlier_demo_only_when_told_and_only_when_complete(
 
 @pytest.mark.parametrize(
     "options",
-    [["--patients", 2, "--patient", "A"], ["--patient", "../A"], ["--size", 3], ["--version", "1.0"]],
+    [
+        ["--patients", 2, "--patient", "A"],
+        ["--patient", "../A"],
+        ["--size", 3],
+        ["--size", SIZE, "--version", "1.0"],
+    ],
 )
 def test_demo_refuses_impossible_options(past_demo, tmp_path, options):
     from past_core.errors import PastError

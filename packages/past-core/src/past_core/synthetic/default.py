@@ -94,13 +94,13 @@ def make_slide(config: TissueConfig, path: Path) -> None:
         config: The patient's slide.
         path: The store to make; a damaged one in its place is replaced.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be
     from past_core.ingest.write import StoreExistsError, write_store
     from past_core.ingest.xenium import read_bundle
     from past_core.synthetic.bundle import write_bundle
     from past_core.synthetic.expression import simulate_expression
     from past_core.synthetic.tissue import simulate_tissue
 
-    path.parent.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be
     tissue = simulate_tissue(config)
     with tempfile.TemporaryDirectory(prefix="past-") as temporary:
         bundle = write_bundle(tissue, simulate_expression(tissue), Path(temporary) / config.patient)
