@@ -155,7 +155,7 @@ def _read(source: Any, top: int, left: int, bottom: int, right: int) -> np.ndarr
 
 
 def open_level(folder: Path, *, write: bool = False) -> Any:
-    """Opens one zarr v3 array with tensorstore (thread-safe; aborts in a forked child, so spawn instead)."""
+    """Opens one zarr v3 array with tensorstore; the array may be shared by threads, not by forked processes."""
     # Durability comes from the caller's rename; syncing every chunk would take most of the time.
     spec = {
         "driver": "zarr3",

@@ -1,10 +1,6 @@
 """Reads slide stores: the image through tensorstore, the table on demand. Imports no SpatialData."""
 
-import json
-import math
-import os
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,23 +11,21 @@ import pandas as pd
 import zarr
 from scipy.sparse import csr_matrix
 
-from past_core.errors import PastError
+from past_core.ingest.layout import (
+    FORMAT,
+    IMAGE,
+    TABLE,
+    StoreError,
+    StoreNotFoundError,
+    is_store,
+    missing_chunks,
+    read_json,
+    read_manifest,
+)
 from past_core.ingest.neighbors import CONNECTIVITIES, DISTANCES
 from past_core.ingest.pyramid import FILL, open_level
 
-FORMAT = 1
-"""Version of `attrs["past"]`; a reader refuses every other one."""
-
-IMAGE = "he"
-TABLE = "cells"
-
-
-class StoreError(PastError, ValueError):
-    """A slide store is damaged, foreign, empty or of another format version."""
-
-
-class StoreNotFoundError(PastError, FileNotFoundError):
-    """There is no slide store at the path."""
+__all__ = ["FORMAT", "Level", "SlideStore", "StoreError", "StoreNotFoundError", "is_store"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class SlideStore:
         self.path = Path(path)
         self._lock = threading.Lock()
         self._arrays: dict[int, Any] = {}
-        self.manifest = _read_manifest(self.path)
+        self.manifest = read_manifest(self.path)
         self.mpp: float = float(self.manifest["mpp"])
         self.levels: tuple[Level, ...] = self._check_image()
         self._root = self._check_table()
@@ -80,9 +74,17 @@ class SlideStore:
     def _fail(self, found: str) -> StoreError:
         return StoreError(f"{self.path}: {found}; the store is damaged, make it again with `past ingest`")
 
+    def _check_chunks(self, folder: Path) -> None:
+        # An absent chunk reads as the fill value. The writer stores every chunk, so one that lacks is lost.
+        read_json(folder / "zarr.json")
+        for file in folder.rglob("zarr.json"):
+            missing = missing_chunks(file)
+            if missing:
+                raise self._fail(f"{file.parent.relative_to(self.path)} lacks {missing} chunks")
+
     def _check_image(self) -> tuple[Level, ...]:
         folder = self.path / "images" / IMAGE
-        metadata = _read_json(folder / "zarr.json")
+        metadata = read_json(folder / "zarr.json")
         try:
             datasets = metadata["attributes"]["ome"]["multiscales"][0]["datasets"]
             names = [str(dataset["path"]) for dataset in datasets]
@@ -91,13 +93,14 @@ class SlideStore:
         self._level_names = names
         levels = []
         for number, name in enumerate(names):
-            array = _read_json(folder / name / "zarr.json")
+            array = read_json(folder / name / "zarr.json")
             shape = array.get("shape", [])
             if len(shape) != 3 or shape[0] != 3 or array.get("data_type") != "uint8":
                 raise self._fail(
                     f"level {name} of the image has shape {shape} and type {array.get('data_type')}, "
                     "expected (3, height, width) uint8"
                 )
+            self._check_chunks(folder / name)
             levels.append(Level(int(shape[1]), int(shape[2]), self.mpp * 2**number))
         if not levels:
             raise self._fail("the image has no levels")
@@ -105,13 +108,13 @@ class SlideStore:
 
     def _check_table(self) -> zarr.Group:
         folder = self.path / "tables" / TABLE
-        for part in ("X", "obs", "var", "obsm/spatial", f"obsp/{CONNECTIVITIES}", f"obsp/{DISTANCES}"):
-            _read_json(folder / part / "zarr.json")
-        # An absent chunk reads as the fill value: the writer stores every chunk, so one that lacks is lost.
-        for file in (*folder.rglob("zarr.json"), *(self.path / "images" / IMAGE).rglob("zarr.json")):
-            missing = missing_chunks(file)
-            if missing:
-                raise self._fail(f"{file.parent.relative_to(self.path)} lacks {missing} chunks")
+        index = {
+            part: read_json(folder / part / "zarr.json")["attributes"]["_index"] for part in ("obs", "var")
+        }
+        parts = ["X", "obsm/spatial", f"obsp/{CONNECTIVITIES}", f"obsp/{DISTANCES}", "obs/qc_pass"]
+        parts += [f"{part}/{column}" for part, column in index.items()]
+        for part in parts:
+            self._check_chunks(folder / part)
         group = zarr.open_group(folder, mode="r", use_consolidated=False)
         shape = tuple(group["obsm/spatial"].shape)
         if shape[0] == 0:
@@ -303,71 +306,3 @@ class SlideStore:
         """Median of the finite distances in um, nan where there are none."""
         finite = self.distances[np.isfinite(self.distances)]
         return float(np.median(finite)) if len(finite) else float("nan")
-
-
-def is_store(path: str | Path) -> bool:
-    """Whether a path looks like a slide store, of whatever format version."""
-    try:
-        attributes = json.loads((Path(path) / "zarr.json").read_text())["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return isinstance(attributes, dict) and isinstance(attributes.get("past"), dict)
-
-
-def _read_manifest(path: Path) -> Mapping[str, Any]:
-    if not path.exists():
-        raise StoreNotFoundError(f"no slide store at {path}; make one with `past ingest`")
-    if not (path / "zarr.json").is_file():
-        raise StoreError(f"{path} is not a slide store (no zarr.json in it); make one with `past ingest`")
-    manifest = _read_json(path / "zarr.json").get("attributes", {}).get("past")
-    if not isinstance(manifest, dict):
-        raise StoreError(
-            f'{path} is a zarr store but has no attrs["past"]; '
-            "turn a SpatialData store into a slide store with `past ingest --spatialdata`"
-        )
-    if manifest.get("format") != FORMAT:
-        raise StoreError(
-            f"{path} has format version {manifest.get('format')!r}, this past-core reads version {FORMAT}; "
-            "make the store again with `past ingest`"
-        )
-    required = ("name", "mpp", "assay", "organism", "modality", "block_size", "blocks", "neighbors", "counts")
-    absent = [key for key in required if key not in manifest]
-    if absent:
-        raise StoreError(
-            f'{path}: attrs["past"] lacks {", ".join(absent)}; make the store again with `past ingest`'
-        )
-    return manifest
-
-
-def missing_chunks(metadata: Path) -> int:
-    """Counts the chunks that a zarr v3 array lacks on disk, 0 for a group or a scalar.
-
-    Args:
-        metadata: Its zarr.json.
-    """
-    array = _read_json(metadata)
-    if array.get("node_type") != "array" or not array["shape"]:
-        return 0  # scalars in a table may stand for None, which has no chunk
-    chunk_shape = array["chunk_grid"]["configuration"]["chunk_shape"]
-    expected = math.prod(
-        -(-size // max(chunk, 1)) for size, chunk in zip(array["shape"], chunk_shape, strict=True)
-    )
-    chunks = metadata.parent / "c"
-    found = sum(len(files) for _, _, files in os.walk(chunks))
-    return max(expected - found, 0)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise StoreError(
-            f"{path} is missing; the store is truncated, make it again with `past ingest`"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{path} cannot be read ({error}); make the store again with `past ingest`"
-        ) from error
-    if not isinstance(content, dict):
-        raise StoreError(f"{path} holds no metadata; make the store again with `past ingest`")
-    return content

@@ -22,10 +22,10 @@ from past_core.errors import PastError
 from past_core.ingest.blocks import BLOCK_SIZE, block_order
 from past_core.ingest.checks import SlideDataError, check_table
 from past_core.ingest.hashing import sha256
+from past_core.ingest.layout import FORMAT, IMAGE, TABLE, is_store
 from past_core.ingest.neighbors import set_neighbors
 from past_core.ingest.pyramid import PixelReader, Progress, SlideImage, level_shapes, write_pyramid
 from past_core.ingest.quality import OUTSIDE_IMAGE, quality_flags, quality_report
-from past_core.ingest.store import FORMAT, IMAGE, TABLE, is_store
 
 logger = logging.getLogger(__name__)
 
