@@ -116,6 +116,19 @@ def test_tiles_of_an_image(image, checkpoint):
     assert 0 < sparse.n_obs < table.n_obs / 2
 
 
+def test_a_real_svs(shared_data, checkpoint):
+    path = shared_data / "wsi" / "CMU-1-Small-Region.svs"
+    table = embed_slide(path, load_image_encoder(checkpoint), tile_um=64)
+    assert 150 < table.n_obs < 300
+    assert np.isfinite(table.obsm["past_image"]).all()
+    assert table.uns["past"]["slide_mpp"] == 0.499
+    # Neighbouring tissue looks alike: features vary less between adjacent tiles than between any two.
+    features, place = table.obsm["past_image"], table.obs[["row", "column"]].to_numpy()
+    near = np.abs(place[:, None] - place[None]).sum(axis=2) == 1
+    apart = np.linalg.norm(features[:, None] - features[None], axis=2)
+    assert apart[near].mean() < 0.9 * apart.mean()
+
+
 @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
 def test_written_whole_and_read_back(store, checkpoint, tmp_path, suffix):
     table = embed_slide(store, *load_encoders(checkpoint))

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+_STRIP = 64
+"""Rows that are resampled together."""
+
 
 class Taps(NamedTuple):
     """The source pixels behind each pixel of one axis, and their weights.
@@ -54,14 +57,25 @@ def taps(first: int, count: int, scale: float, limit: int) -> Taps:
 
 
 def resample(window: np.ndarray, rows: Taps, columns: Taps) -> np.ndarray:
-    """Applies the taps of both axes to `(3, rows.extent, columns.extent)` uint8, rounding half up.
+    """Applies the taps of both axes to `(C, rows.extent, columns.extent)` uint8, rounding half up.
 
-    The sum runs tap by tap, so a pixel's value does not depend on the window it is computed in.
+    The sum runs tap by tap, so a pixel's value does not depend on the window it is computed in. It runs
+    over a few rows at a time, which stay in the processor's cache, and over columns as rows of the transpose.
     """
-    tall = np.zeros((window.shape[0], len(rows.index), window.shape[2]), np.float32)
-    for k in range(rows.index.shape[1]):
-        tall += rows.weight[:, k, None] * window[:, rows.index[:, k], :]
-    out = np.zeros((window.shape[0], len(rows.index), len(columns.index)), np.float32)
-    for k in range(columns.index.shape[1]):
-        out += columns.weight[:, k] * tall[:, :, columns.index[:, k]]
-    return np.floor(np.clip(out, 0, 255) + 0.5).astype(np.uint8)
+    out = np.empty((window.shape[0], len(rows.index), len(columns.index)), np.uint8)
+    for channel, target in zip(window, out, strict=True):
+        for start in range(0, len(rows.index), _STRIP):
+            part = slice(start, start + _STRIP)
+            tall = _apply(channel, rows.index[part], rows.weight[part])
+            wide = _apply(np.ascontiguousarray(tall.T), columns.index, columns.weight)
+            wide += 0.5  # weights are positive and sum to one: the result stays in 0..255
+            target[part] = wide.T.astype(np.uint8)
+    return out
+
+
+def _apply(image: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted sums of rows: `(n, width)` float32."""
+    total = weight[:, 0, None] * image[index[:, 0]]
+    for tap in range(1, index.shape[1]):
+        total += weight[:, tap, None] * image[index[:, tap]]
+    return total
