@@ -1,6 +1,7 @@
 """The embedded default slides and `past demo`."""
 
 import logging
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -137,6 +138,20 @@ def test_demo_of_several_patients(past_demo, tmp_path):
     assert result.exit_code == 0, result.output
     for patient in ("P1", "P2"):
         assert (tmp_path / "d" / patient / "experiment.xenium").is_file()
+
+
+def test_what_demo_says_next_works(past_demo, tmp_path, monkeypatch):
+    from past_core.cli import build_app
+
+    monkeypatch.chdir(tmp_path)
+    said = past_demo("my demo", "--size", SIZE, "--patient", "Ann").output
+    commands = [shlex.split(line) for line in said.splitlines() if line.startswith("  past ")]
+    assert [command[1] for command in commands] == ["ingest", "info"]
+    for command in commands:
+        result = CliRunner().invoke(build_app(), command[1:])
+        assert result.exit_code == 0, result.output
+    store = SlideStore(tmp_path / "Ann.zarr")
+    assert (store.name, store.patient, store.cancer_type) == ("Ann", "Ann", "breast")
 
 
 def test_demo_never_overwrites_what_is_no_demo(past_demo, tmp_path):

@@ -1,6 +1,7 @@
 """`past demo`: a synthetic Xenium bundle to try everything on."""
 
 import secrets
+import shlex
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -68,7 +69,7 @@ def demo(
         replace_directory(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    typer.echo(describe(directory, [config.patient for config in configs]))
+    typer.echo(describe(directory, {config.patient: config.cancer_type for config in configs}))
 
 
 def check_directory(directory: Path, *, overwrite: bool) -> None:
@@ -105,16 +106,32 @@ def replace_directory(partial: Path, directory: Path) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
-def describe(directory: Path, patients: list[str]) -> str:
-    """What was made and which commands to try next."""
-    bundles = {name: directory if len(patients) == 1 else directory / name for name in patients}
+def describe(directory: Path, kinds: dict[str, str]) -> str:
+    """What was made and which commands to try next.
+
+    Args:
+        directory: The demo.
+        kinds: Patient to cancer type.
+    """
+    bundles = {name: directory if len(kinds) == 1 else directory / name for name in kinds}
     lines = [f"Wrote {', '.join(map(str, bundles.values()))}. Next:", ""]
     for name, bundle in bundles.items():
-        lines.append(f"  past ingest {bundle} --he {bundle / f'{name}_he_image.ome.tif'} -o {name}.zarr")
-    stores = ",".join(f"{name}.zarr" for name in patients)
+        command = [
+            "past",
+            "ingest",
+            bundle,
+            "--he",
+            bundle / f"{name}_he_image.ome.tif",
+            "-o",
+            f"{name}.zarr",
+        ]
+        command += ["--patient", name, "--cancer-type", kinds[name]]
+        lines.append("  " + shlex.join(map(str, command)))
+    stores = ",".join(f"{name}.zarr" for name in kinds)
     lines += [
-        f"  past info {patients[0]}.zarr",
-        f"  lightning fit -c recipes/pretrain.yaml --data.slides '[{stores}]'",
+        "  " + shlex.join(["past", "info", f"{next(iter(kinds))}.zarr"]),
+        "  "
+        + shlex.join(["lightning", "fit", "-c", "recipes/pretrain.yaml", "--data.slides", f"[{stores}]"]),
         "",
         "truth.json and truth.parquet hold the true transform, cell types and states.",
     ]

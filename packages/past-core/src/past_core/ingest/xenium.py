@@ -155,9 +155,10 @@ def read_bundle(
 def _organism(experiment: Experiment, given: str | None, path: Path) -> str:
     organism = (given or experiment.organism).lower()
     if organism not in ORGANISMS:
+        where = "--organism" if given else f"{path}: panel_organism"
         raise BundleError(
-            f"{path}: panel_organism is {experiment.organism!r}, expected one of {', '.join(ORGANISMS)}; "
-            "state the organism yourself if the panel's name for it is another"
+            f"{where} is {given or experiment.organism!r}, expected one of {', '.join(ORGANISMS)}; give --organism "
+            "where the panel's name for it is another"
         )
     return organism
 
@@ -190,7 +191,7 @@ def _resolution(image: Slide, frame: Alignment, pixel_size: float, path: Path) -
         raise BundleError(
             f"{found}; the matrix probably belongs to a copy of the image at another size or maps the other "
             "way (expected: full-resolution H&E pixels to morphology pixels). If the image's resolution is "
-            "wrong, give the right one"
+            "wrong, give the right one with --mpp"
         )
     if difference > MPP_WARNING:
         logger.warning("%s; uses the alignment's, which the cells follow", found)
