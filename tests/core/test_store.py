@@ -1,6 +1,7 @@
 """Slide stores: what was written is read, and damage is told."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -167,6 +168,28 @@ def test_sent_to_another_process(store):
     again = pickle.loads(pickle.dumps(store))
     assert again.path == store.path
     assert np.array_equal(again.read(1, 5, 5, 20, 20), store.read(1, 5, 5, 20, 20))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("used_before", [False, True])
+def test_a_forked_process_gets_an_error_not_an_abort(path, used_before):
+    code = f"""
+import os
+from past_core.ingest.store import SlideStore, StoreError
+store = SlideStore({str(path)!r})
+if {used_before}:
+    store.read(0, 0, 0, 5, 5)
+child = os.fork()
+if not child:
+    try:
+        store.read(0, 0, 0, 5, 5)
+    except StoreError as error:
+        os._exit(7 if "spawn" in str(error) else 8)
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["7" if used_before else "0"]
 
 
 # --- damage --------------------------------------------------------------------------------

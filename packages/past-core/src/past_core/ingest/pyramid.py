@@ -1,5 +1,6 @@
 """An image written as a chunked pyramid, one tile at a time."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +12,7 @@ from zarr.codecs import ZstdCodec
 
 from past_core.errors import PastError
 from past_core.ingest.checks import SlideDataError
+from past_core.ingest.layout import StoreError
 
 CHUNK = 256
 TILE = 2048
@@ -19,6 +21,9 @@ FILL = 255
 """White. Chunks equal to it are written all the same, so that a missing chunk is known to be lost."""
 
 Progress = Callable[[int, int], None]
+
+_process: int | None = None
+"""The process that first used tensorstore."""
 
 _CASCADE = 3  # TILE >> 3 == CHUNK: the last level whose share of a tile is still whole chunks
 
@@ -154,8 +159,25 @@ def _read(source: Any, top: int, left: int, bottom: int, right: int) -> np.ndarr
         ) from error
 
 
+def refuse_after_fork() -> None:
+    """Raises an error where tensorstore would abort the process, in a child forked after its first use.
+
+    Raises:
+        StoreError: With what to do instead.
+    """
+    global _process  # noqa: PLW0603  (what it guards is a property of the process)
+    if _process is None:
+        _process = os.getpid()
+    elif _process != os.getpid():
+        raise StoreError(
+            "slide pixels cannot be read in a process forked after others were read; use threads, or start "
+            "processes with 'spawn' (DataLoader: multiprocessing_context='spawn')"
+        )
+
+
 def open_level(folder: Path, *, write: bool = False) -> Any:
-    """Opens one zarr v3 array with tensorstore; the array may be shared by threads, not by forked processes."""
+    """Opens one zarr v3 array with tensorstore, to be shared by threads but not with forked processes."""
+    refuse_after_fork()
     # Durability comes from the caller's rename; syncing every chunk would take most of the time.
     spec = {
         "driver": "zarr3",

@@ -23,7 +23,7 @@ from past_core.ingest.layout import (
     read_manifest,
 )
 from past_core.ingest.neighbors import CONNECTIVITIES, DISTANCES
-from past_core.ingest.pyramid import FILL, open_level
+from past_core.ingest.pyramid import FILL, open_level, refuse_after_fork
 
 __all__ = ["FORMAT", "Level", "SlideStore", "StoreError", "StoreNotFoundError", "is_store"]
 
@@ -41,8 +41,8 @@ class SlideStore:
     """One slide: H&E pyramid, cells with raw counts, and their neighbours.
 
     Opening checks the whole layout and that no image chunk is missing; the table's parts are read when first
-    asked for. Instances may be shared by threads and sent to spawned processes; tensorstore aborts in a
-    forked one.
+    asked for. Instances may be shared by threads and sent to spawned processes. In a process forked after
+    pixels were read, reading pixels is refused: tensorstore would abort the whole process.
 
     Coordinates are level-0 pixels with the image's top-left corner at (0, 0): pixel i covers [i, i + 1).
 
@@ -108,11 +108,10 @@ class SlideStore:
 
     def _check_table(self) -> zarr.Group:
         folder = self.path / "tables" / TABLE
-        index = {
-            part: read_json(folder / part / "zarr.json")["attributes"]["_index"] for part in ("obs", "var")
-        }
         parts = ["X", "obsm/spatial", f"obsp/{CONNECTIVITIES}", f"obsp/{DISTANCES}", "obs/qc_pass"]
-        parts += [f"{part}/{column}" for part, column in index.items()]
+        for frame in ("obs", "var"):
+            attributes = read_json(folder / frame / "zarr.json").get("attributes", {})
+            parts.append(f"{frame}/{attributes.get('_index', '_index')}")
         for part in parts:
             self._check_chunks(folder / part)
         group = zarr.open_group(folder, mode="r", use_consolidated=False)
@@ -219,6 +218,7 @@ class SlideStore:
         return window
 
     def _array(self, level: int) -> Any:
+        refuse_after_fork()
         with self._lock:
             if level not in self._arrays:
                 self._arrays[level] = open_level(self.path / "images" / IMAGE / self._level_names[level])
