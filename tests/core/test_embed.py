@@ -67,6 +67,11 @@ def test_cells_of_a_store(store, checkpoint):
     rows = np.flatnonzero(opened.passed)
     assert 0 < len(rows) < opened.n_cells
     assert list(table.obs_names) == list(opened.cell_ids[rows])
+    # Through `open_slide` a store is a slide like any other.
+    with open_slide(store) as slide:
+        assert (slide.mpp, slide.name) == (0.25, "made")
+        pixels = made_slide(n_cells=80).image
+        np.testing.assert_array_equal(slide.read(0, 100, 250, 300, 400), pixels[:, 100:400, 250:650])
     np.testing.assert_array_equal(table.obsm["spatial"], opened.centroids[rows])
     with open_slide(store) as slide:
         encoder = load_image_encoder(checkpoint)

@@ -1,5 +1,6 @@
 """Frozen encoders: names, fingerprints, spaces, and cells against the model called by hand."""
 
+import shutil
 import subprocess
 import sys
 
@@ -140,6 +141,17 @@ def test_timm_weights_from_a_file(tmp_path, monkeypatch):
     (tmp_path / "weights" / "resnet50.pth").write_bytes(b"no weights")
     with pytest.raises(ModelError, match="resnet50"):
         load_image_encoder("resnet50")
+
+
+def test_the_demo_comes_with_the_package(path, tmp_path, monkeypatch):
+    monkeypatch.setattr("past_core.encoders.files", lambda _: tmp_path)
+    with pytest.raises(EncoderNotFoundError, match="holds no demo encoder"):
+        load_image_encoder("demo")
+    (tmp_path / "assets").mkdir()
+    shutil.copy(path, tmp_path / "assets" / "demo.safetensors")
+    image, cell = load_encoders("demo")
+    assert (image.name, image.demo, cell.demo) == ("demo", True, True)
+    assert image.fingerprint == load_image_encoder(path).fingerprint
 
 
 def test_unknown_names(tmp_path):

@@ -1,5 +1,8 @@
 """PNG and JPEG images, decoded whole."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ from past_core.slides.slide import Slide
 
 MAX_PIXELS = 2**29
 """Largest image that is decoded into memory (1.5 GiB of RGB)."""
+
+_PIL_LOCK = threading.Lock()
 
 
 class PlainSlide(Slide):
@@ -23,14 +28,9 @@ class PlainSlide(Slide):
         from PIL import Image
 
         try:
-            # PIL's own guard would warn or raise by its limit; ours is checked below, before decoding.
-            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            try:
-                with Image.open(path, formats=["PNG", "JPEG"]) as image:
-                    self._check(path, image.size, image.mode)
-                    rgb = _on_white(image)
-            finally:
-                Image.MAX_IMAGE_PIXELS = limit
+            with _own_limit(), Image.open(path, formats=["PNG", "JPEG"]) as image:
+                self._check(path, image.size, image.mode)
+                rgb = _on_white(image)
         except SlideError:
             raise
         except (OSError, ValueError, SyntaxError, MemoryError) as error:
@@ -50,6 +50,19 @@ class PlainSlide(Slide):
 
     def _read(self, level: int, y: int, x: int, height: int, width: int) -> np.ndarray:
         return self._pixels[:, y : y + height, x : x + width].copy()
+
+
+@contextmanager
+def _own_limit() -> Iterator[None]:
+    """Lifts PIL's guard against large images, a global, for our check of the size before decoding."""
+    from PIL import Image
+
+    with _PIL_LOCK:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
 
 
 def _on_white(image: Any) -> np.ndarray:
