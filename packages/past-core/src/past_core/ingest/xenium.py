@@ -157,8 +157,8 @@ def _organism(experiment: Experiment, given: str | None, path: Path) -> str:
     if organism not in ORGANISMS:
         where = "--organism" if given else f"{path}: panel_organism"
         raise BundleError(
-            f"{where} is {given or experiment.organism!r}, expected one of {', '.join(ORGANISMS)}; give --organism "
-            "where the panel's name for it is another"
+            f"{where} is {given or experiment.organism!r}, expected one of {', '.join(ORGANISMS)}; give "
+            "--organism where the panel's name for it is another"
         )
     return organism
 
