@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from past_core.synthetic.cohort import SIMULATOR_VERSION
+from past_core.synthetic.expression import simulate_expression
 from past_core.synthetic.render import beer_lambert, he_concentrations, photograph, render_he
 from past_core.synthetic.tissue import TissueConfig, cohort, simulate_tissue
 
@@ -88,6 +90,22 @@ def test_it_looks_like_he(slide):
         gland = tissue.lumen & ~tissue.vessel
         assert image[gland].mean() > 215
         assert np.ptp(image[gland].mean(axis=0)) < 25
+
+
+GOLDEN = {1: (872, 83.7499, 0.046720, 194.0183, (158.7323, 76.5882, 146.2017))}
+"""Cells, mean area, mean first state, mean counts and mean colour of `SMALL`, by version of the simulator."""
+
+
+def test_a_changed_output_has_a_new_version():
+    """When this fails on purpose, raise `SIMULATOR_VERSION` and put the new figures here."""
+    tissue = simulate_tissue(SMALL)
+    cells, area, state, counts, colour = GOLDEN[SIMULATOR_VERSION]
+    # Loose enough for another machine's last bits, tight enough for any intended change.
+    assert abs(len(tissue.cells) - cells) <= 1
+    assert tissue.cells["cell_area_um2"].mean() == pytest.approx(area, rel=1e-3)
+    assert tissue.cells["state_1"].mean() == pytest.approx(state, abs=2e-3)
+    assert simulate_expression(tissue).counts.sum() / len(tissue.cells) == pytest.approx(counts, rel=1e-2)
+    np.testing.assert_allclose(render_he(tissue).reshape(-1, 3).mean(axis=0), colour, atol=0.2)
 
 
 def test_same_tissue_same_pixels(slide):
