@@ -3,6 +3,7 @@
 import importlib
 import logging
 import sys
+import warnings
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from past_core.errors import PastError
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
 
-VERBS = ("demo", "ingest", "embed", "info")
+VERBS = ("demo", "ingest", "info", "embed", "export")
 """Verbs of past-core: `past_core.commands.VERB` holds a function of the same name."""
 
 COMMANDS_GROUP = "past.commands"
@@ -62,6 +63,13 @@ def run_lightning(args: list[str] | None = None) -> "LightningCLI":
 
 def lightning_main() -> None:
     """Runs `lightning fit|validate|test|predict -c recipes/X.yaml`."""
+    # Say what takes time (the embedded default is made on the first run) and what was found in the slides.
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("past_core").setLevel(logging.INFO)
+    # Notices of libraries to one another, which no user can act on.
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec")
+    warnings.filterwarnings("ignore", message=".*num_workers.*bottleneck")
     try:
         run_lightning()
     except PastError as error:

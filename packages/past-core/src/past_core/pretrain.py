@@ -158,8 +158,7 @@ class ContrastivePretraining(pl.LightningModule):
             lr=self.learning_rate,
             betas=self.betas,
         )
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = max(1, round(total / max(1, self.trainer.max_epochs)))
+        warmup, total = self._planned_steps()
 
         def factor(step: int) -> float:
             return (
@@ -178,6 +177,22 @@ class ContrastivePretraining(pl.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _planned_steps(self) -> tuple[int, int]:
+        """Optimiser steps of one epoch and of the whole training.
+
+        Not `trainer.estimated_stepping_batches`: it sets the loaders up before a checkpoint's loops are
+        restored, after which their place in the epoch is never restored at all.
+        """
+        trainer = self.trainer
+        batches = trainer.datamodule.batches_per_epoch
+        limit = trainer.limit_train_batches
+        if limit is not None:
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
+        total = min(per_epoch * epochs, trainer.max_steps if trainer.max_steps > 0 else math.inf)
+        return per_epoch, int(total) if math.isfinite(total) else 1000 * per_epoch
+
     # --- training -------------------------------------------------------------------------------------------
 
     def on_train_batch_start(self, batch: CellBatch, batch_idx: int) -> None:
@@ -195,7 +210,7 @@ class ContrastivePretraining(pl.LightningModule):
         output = self.model(images, batch.tokens, batch.centres, batch.neighbors, batch.distances)
         result = contrastive_loss(
             gather_with_gradient(output.image),
-            gather_with_gradient(output.cell),
+            gather_with_gradient(output.cell, check=False),
             output.temperature,
             targets=self.targets,
             identity_weight=self._identity_weight() if self.targets == "annealed" else 0.0,
@@ -207,7 +222,7 @@ class ContrastivePretraining(pl.LightningModule):
         self.log("train/loss", result.loss, prog_bar=True)
         self.log_dict(
             {
-                "train/excess_loss": result.loss - result.target_entropy,
+                "train/excess_loss": result.excess,
                 "train/loss_over_ln_batch": result.loss / math.log(n),
                 "train/target_entropy_over_ln_batch": result.target_entropy / math.log(n),
                 "train/target_diagonal": result.target_diagonal,

@@ -22,6 +22,9 @@ def info(
     path: Annotated[Path, typer.Argument(help="Slide store (.zarr) or checkpoint (.ckpt, .safetensors).")],
     *,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    overlay: Annotated[
+        Path | None, typer.Option(help="Slide store: write a picture (PNG) of its cells over its H&E.")
+    ] = None,
 ) -> None:
     """Describes a slide store or a checkpoint."""
     from rich.console import Console
@@ -48,6 +51,12 @@ def info(
         typer.echo(_dump(description))
     else:
         console.print(table)
+    if overlay is not None:
+        from past_core.ingest.overlay import write_overlay
+
+        if not path.is_dir():
+            raise InfoError(f"--overlay draws the cells of a slide store; {path} is a checkpoint")
+        typer.echo(f"wrote {write_overlay(SlideStore(path), overlay)}")
 
 
 def _dump(description: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from past_core.data.plan import BatchSizeError, BlockCells, EpochPlan
 from past_core.data.split import SplitError, held_out_patients, held_out_strip
 from past_core.data.supply import PatchSpec, RegionSupply, SlideSource, open_stores
 from past_core.ingest.store import SlideStore
-from past_core.tokens import GeneMeans, Vocabulary, gene_coverage
+from past_core.tokens import GeneMeans, Vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -187,23 +187,21 @@ class PretrainDataModule(pl.LightningDataModule):
         else:
             self.vocabulary = Vocabulary.nicheformer(None if path == "nicheformer" else path)
         if self._means_name == "technology":
-            from past_core.nicheformer import prepared_means
+            from past_core.nicheformer import read_means
 
             assays = {store.assay for store in self.train_stores + self.val_stores}
             if len(assays) > 1:
                 raise SplitError(
                     f"gene_means: technology needs slides of one assay, found {', '.join(sorted(assays))}"
                 )
-            self.gene_means = prepared_means(assays.pop(), None if path in ("panel", "nicheformer") else path)
+            self.gene_means = read_means(assays.pop(), None if path in ("panel", "nicheformer") else path)
         else:
             means = GeneMeans(len(self.vocabulary))
             for number, store in enumerate(self.train_stores):
                 rows = self._train_rows.get(number, store.passed)
-                index = self.vocabulary.overlap(list(store.genes.index), source=str(store.path))
+                index = self.vocabulary.lookup(list(store.genes.index))
                 means.update(store.counts[np.flatnonzero(rows)], index)
             self.gene_means = means.means
-        for store in self.val_stores:
-            gene_coverage(self.vocabulary, list(store.genes.index), self.gene_means, source=str(store.path))
 
     # --- loaders --------------------------------------------------------------------------------------------
 
@@ -217,6 +215,11 @@ class PretrainDataModule(pl.LightningDataModule):
             rank=self._rank,
             world_size=self._world_size,
         )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches of every rank in every epoch."""
+        return self._plan().batches_per_epoch
 
     @property
     def _rank(self) -> int:

@@ -16,7 +16,7 @@ from past_core.errors import PastError
 from past_core.ingest.store import SlideStore
 from past_core.slides.opening import open_slide
 from past_core.slides.patches import cut, patch_origin
-from past_core.tokens import PAD, Vocabulary, rank_tokenize
+from past_core.tokens import PAD, Vocabulary, gene_coverage, rank_tokenize
 
 
 class EmptySlideError(PastError, ValueError):
@@ -43,6 +43,7 @@ class SlideSource:
 
     Raises:
         VocabularyError: none of the slide's genes is in the vocabulary.
+        TokenError: none of them has a mean.
         EmptySlideError: no cell passed quality control.
     """
 
@@ -63,7 +64,9 @@ class SlideSource:
         self.store, self.spec = store, spec
         self._means, self._max_genes = gene_means, max_genes
         self._context = vocabulary.context(store.assay, store.organism, store.modality)
-        self.gene_index = vocabulary.overlap(list(store.genes.index), source=str(store.path))
+        genes = list(store.genes.index)
+        gene_coverage(vocabulary, genes, gene_means, source=str(store.path))
+        self.gene_index = vocabulary.lookup(genes)
         self._slide = open_slide(store.path)
         self._view = self._slide.at(spec.mpp)
         points = store.centroids / self._view.downsample
