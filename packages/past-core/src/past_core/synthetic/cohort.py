@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from past_core.errors import PastError
 
 SIMULATOR_VERSION = 1
-"""Raised whenever the same configuration gives another tissue, count or pixel; a test holds figures of each."""
+"""Raised whenever the same configuration gives another tissue, count or pixel; a test holds its figures."""
 
 CELL_TYPES = (
     "tumour",
