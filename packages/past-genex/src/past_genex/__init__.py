@@ -1,1 +1,1 @@
-"""PAST."""
+"""Single-cell gene expression from H&E with PAST embeddings."""

@@ -1,1 +1,1 @@
-"""PAST."""
+"""Survival models on whole slides and genes with PAST embeddings."""

@@ -1,1 +1,1 @@
-"""PAST."""
+"""Virtual immunohistochemistry from H&E, with an H-score."""

@@ -86,7 +86,7 @@ def crowded_field(centroids: np.ndarray, side: int, size: tuple[int, int]) -> tu
 
 
 def _outlines(store: SlideStore, element: str, box: tuple[int, int, int, int]) -> list[np.ndarray]:
-    """Exterior outlines in level-0 pixels of the shapes that touch a box; none where the element is absent."""
+    """Exterior outlines in level-0 pixels of shapes that touch a box; none where the element is absent."""
     import geopandas
     from shapely import Point
 
