@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from past_core.figures import joint_map, retrieval_panel
-from past_core.pretrain import ContrastivePretraining, SlideEmbeddings
-from past_core.retrieval import partner_ranks
+from past_core.pretrain import ContrastivePretraining
+from past_core.retrieval import SlideEmbeddings, partner_ranks
 
 logger = logging.getLogger(__name__)
 

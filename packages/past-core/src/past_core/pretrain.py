@@ -4,7 +4,7 @@ import logging
 import math
 from dataclasses import asdict, replace
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -13,13 +13,12 @@ from torch import Tensor
 
 from past_core.augment import Augmentation, augment
 from past_core.data.batch import CellBatch
-from past_core.data.groups import kd_groups
 from past_core.errors import PastError
 from past_core.losses import ContrastiveLoss, contrastive_loss, gather_with_gradient
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig, center_projection_heads
 from past_core.models.image_encoder import ImageEncoderConfig
-from past_core.retrieval import neighbourhood_ranks, partner_ranks, summarise_ranks
+from past_core.retrieval import SlideEmbeddings, slide_retrieval
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +26,6 @@ CHECKPOINT_FORMAT = 1
 COLLAPSE_COSINE = 0.98
 COLLAPSE_INTERVAL = 20
 """Steps between two looks at the cosines."""
-NEIGHBOURHOOD_CELLS = 64
-"""Cells of a validation neighbourhood: the gallery in which stain and region cannot help."""
 
 
 class CollapseError(PastError, RuntimeError):
@@ -39,22 +36,8 @@ class PatchMismatchError(PastError, ValueError):
     """The DataModule cuts patches of another size or resolution than the image encoder takes."""
 
 
-class SlideEmbeddings(NamedTuple):
-    """The joint embeddings of one validation slide, rows in table order."""
-
-    name: str
-    slide: int
-    """Index of the slide among the DataModule's validation slides."""
-    cells: Tensor
-    """`(N,)` row of each cell in its slide's table."""
-    image: Tensor
-    """`(N, 256)` L2-normalised."""
-    cell: Tensor
-    """`(N, 256)` L2-normalised."""
-
-
 class ContrastivePretraining(pl.LightningModule):
-    """Trains image and cell encoder towards one joint space (paper, Methods; DESIGN "Loss").
+    """Trains image and cell encoder towards one joint space (paper, Methods, "Contrastive pretraining").
 
     Args:
         image: the image encoder.
@@ -328,33 +311,3 @@ def learning_rate_at(step: int, *, warmup: int, total: int, start: float, peak: 
         return start + (peak - start) * step / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def slide_retrieval(slide: SlideEmbeddings, centroids: np.ndarray) -> dict[str, float]:
-    """Retrieval figures of one slide: gallery of all its cells, and within neighbourhoods of 64 cells.
-
-    Args:
-        slide: the joint embeddings of N cells.
-        centroids: `(N, 2)` their places.
-
-    Returns:
-        recall@{1,5,10}, chance, enrichment (recall over chance) and median rank, by direction.
-    """
-    groups = kd_groups(centroids, NEIGHBOURHOOD_CELLS)
-    figures: dict[str, float] = {}
-    for direction, queries, gallery in (
-        ("image_to_cell", slide.image, slide.cell),
-        ("cell_to_image", slide.cell, slide.image),
-    ):
-        whole = summarise_ranks(partner_ranks(queries, gallery), len(gallery))
-        near = summarise_ranks(*neighbourhood_ranks(queries, gallery, groups))
-        for k, recall in whole.recall.items():
-            figures[f"recall@{k}/{direction}"] = recall
-            figures[f"enrichment@{k}/{direction}"] = recall / whole.chance[k]
-        for k, recall in near.recall.items():
-            figures[f"neighbourhood_recall@{k}/{direction}"] = recall
-        figures[f"median_rank/{direction}"] = whole.median_rank
-    figures |= {f"chance@{k}": value for k, value in whole.chance.items()}
-    figures |= {f"neighbourhood_chance@{k}": value for k, value in near.chance.items()}
-    figures["gallery"] = float(len(slide.cells))
-    return figures

@@ -5,6 +5,26 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from past_core.data.groups import kd_groups
+
+NEIGHBOURHOOD_CELLS = 64
+"""Cells of a validation neighbourhood: the gallery in which stain and region cannot help."""
+
+
+class SlideEmbeddings(NamedTuple):
+    """The joint embeddings of one validation slide, rows in table order."""
+
+    name: str
+    slide: int
+    """Index of the slide among the DataModule's validation slides."""
+    cells: Tensor
+    """`(N,)` row of each cell in its slide's table."""
+    image: Tensor
+    """`(N, 256)` L2-normalised."""
+    cell: Tensor
+    """`(N, 256)` L2-normalised."""
 
 
 class Retrieval(NamedTuple):
@@ -66,3 +86,33 @@ def neighbourhood_ranks(
     ranks = [partner_ranks(queries[g], gallery[g]) for g in map(torch.as_tensor, groups)]
     sizes = [torch.full((len(g),), len(g), dtype=torch.float64) for g in groups]
     return torch.cat(ranks), torch.cat(sizes)
+
+
+def slide_retrieval(slide: SlideEmbeddings, centroids: np.ndarray) -> dict[str, float]:
+    """Retrieval figures of one slide: gallery of all its cells, and within neighbourhoods of 64 cells.
+
+    Args:
+        slide: the joint embeddings of N cells.
+        centroids: `(N, 2)` their places.
+
+    Returns:
+        recall@{1,5,10}, chance, enrichment (recall over chance) and median rank, by direction.
+    """
+    groups = kd_groups(centroids, NEIGHBOURHOOD_CELLS)
+    figures: dict[str, float] = {}
+    for direction, queries, gallery in (
+        ("image_to_cell", slide.image, slide.cell),
+        ("cell_to_image", slide.cell, slide.image),
+    ):
+        whole = summarise_ranks(partner_ranks(queries, gallery), len(gallery))
+        near = summarise_ranks(*neighbourhood_ranks(queries, gallery, groups))
+        for k, recall in whole.recall.items():
+            figures[f"recall@{k}/{direction}"] = recall
+            figures[f"enrichment@{k}/{direction}"] = recall / whole.chance[k]
+        for k, recall in near.recall.items():
+            figures[f"neighbourhood_recall@{k}/{direction}"] = recall
+        figures[f"median_rank/{direction}"] = whole.median_rank
+    figures |= {f"chance@{k}": value for k, value in whole.chance.items()}
+    figures |= {f"neighbourhood_chance@{k}": value for k, value in near.chance.items()}
+    figures["gallery"] = float(len(slide.cells))
+    return figures

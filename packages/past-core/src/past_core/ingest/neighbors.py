@@ -76,19 +76,24 @@ def spatial_neighbors(
     order = spatial_order(points)
     ordered = points[order]
     wanted = min(k + 1, n)
-    found_distances, found = cKDTree(ordered).query(ordered, k=wanted, workers=workers)
+    found_distances, found = cKDTree(ordered, balanced_tree=False).query(ordered, k=wanted, workers=workers)
 
-    # Among points at one place a point need not come first in its own row, nor be in it at all: drop it where
-    # it stands, else the farthest of the row.
-    is_self = found == np.arange(n)[:, None]
+    # A point finds itself first, unless others lie at the same place: then it may stand anywhere in its own row,
+    # or not be in it at all, and the farthest goes.
+    odd = np.flatnonzero(found[:, 0] != np.arange(n))
+    is_self = found[odd] == odd[:, None]
     drop = np.where(is_self.any(axis=1), is_self.argmax(axis=1), wanted - 1)
     keep = np.arange(wanted)[None, :] != drop[:, None]
-    found = order[found[keep].reshape(n, wanted - 1)]
-    found_distances = found_distances[keep].reshape(n, wanted - 1)
+    for values in (found, found_distances):
+        values[odd, 1:] = values[odd][keep].reshape(-1, wanted - 1)
+    found, found_distances = order[found[:, 1:]], found_distances[:, 1:]
 
-    ties = np.lexsort((found, found_distances), axis=1)
-    indices[order, : wanted - 1] = np.take_along_axis(found, ties, axis=1)
-    distances[order, : wanted - 1] = np.take_along_axis(found_distances, ties, axis=1)
+    tied = np.flatnonzero((found_distances[:, 1:] == found_distances[:, :-1]).any(axis=1))
+    if len(tied):
+        rank = np.lexsort((found[tied], found_distances[tied]), axis=1)
+        found[tied] = np.take_along_axis(found[tied], rank, axis=1)
+    indices[order, : wanted - 1] = found
+    distances[order, : wanted - 1] = found_distances
     return indices, distances
 
 
