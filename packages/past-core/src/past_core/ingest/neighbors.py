@@ -78,8 +78,8 @@ def spatial_neighbors(
     wanted = min(k + 1, n)
     found_distances, found = cKDTree(ordered, balanced_tree=False).query(ordered, k=wanted, workers=workers)
 
-    # A point finds itself first, unless others lie at the same place: then it may stand anywhere in its own row,
-    # or not be in it at all, and the farthest goes.
+    # A point finds itself first, unless others lie at the same place: then it may stand anywhere in its
+    # own row, or not be in it at all, and the farthest goes.
     odd = np.flatnonzero(found[:, 0] != np.arange(n))
     is_self = found[odd] == odd[:, None]
     drop = np.where(is_self.any(axis=1), is_self.argmax(axis=1), wanted - 1)
