@@ -63,15 +63,23 @@ def run_lightning(args: list[str] | None = None) -> "LightningCLI":
 
 def lightning_main() -> None:
     """Runs `lightning fit|validate|test|predict -c recipes/X.yaml`."""
+    _quiet_libraries()
     # Say what takes time (the embedded default is made on the first run) and what was found in the slides.
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("past_core").setLevel(logging.INFO)
-    # Notices of libraries to one another, which no user can act on.
-    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec")
-    warnings.filterwarnings("ignore", message=".*num_workers.*bottleneck")
+    logger = logging.getLogger("past_core")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(logging.StreamHandler())
+    logger.propagate = False
     try:
         run_lightning()
     except PastError as error:
         typer.secho(f"Error: {error}", err=True, fg="red")
         sys.exit(1)
+
+
+def _quiet_libraries() -> None:
+    """Silences what libraries say to one another and no user can act on."""
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip: For seamless cloud" not in record.getMessage()
+    )
