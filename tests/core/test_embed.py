@@ -16,8 +16,9 @@ from made_slides import made_slide
 from scipy.sparse import csr_matrix
 from typer.testing import CliRunner
 
-from past_core.checkpoint import save_checkpoint
+from past_core.checkpoint import load_checkpoint, save_checkpoint
 from past_core.cli import build_app
+from past_core.data.supply import PatchSpec, RegionSupply, SlideSource
 from past_core.embed import EmbedError, embed_slide, read_manifest, write_embeddings
 from past_core.embed_sheet import SheetError, SheetNotFoundError, read_sheet
 from past_core.encoders import load_cell_encoder, load_encoders, load_image_encoder
@@ -92,6 +93,29 @@ def test_cells_of_a_store(store, checkpoint):
     assert manifest["cell_fingerprint"] == cells.fingerprint
     assert manifest["left_out"] == opened.n_cells - len(rows)
     assert "demo" not in manifest
+
+
+def test_embeddings_are_those_of_training(store, checkpoint):
+    """Patches, tokens and neighbourhoods are the ones that the supply makes for training."""
+    loaded, opened = load_checkpoint(checkpoint), SlideStore(store)
+    table = embed_slide(store, *load_encoders(checkpoint, "joint"), batch_size=200)
+    source = SlideSource(
+        opened,
+        spec=PatchSpec(mpp=0.5, size=32),
+        vocabulary=loaded.vocabulary,
+        gene_means=loaded.gene_means,
+        max_genes=8,
+    )
+    supply = RegionSupply([source])
+    rows = np.flatnonzero(opened.passed)
+    block = np.searchsorted(opened.blocks[:, 2], rows, side="right") - 1
+    batch = supply.batch(np.stack([np.zeros_like(rows), block, rows], axis=1))
+    supply.close()
+    with torch.no_grad():
+        out = loaded.model(batch.images, batch.tokens, batch.centres, batch.neighbors, batch.distances)
+    known = table.obs["past_cell"].to_numpy()
+    np.testing.assert_allclose(table.obsm["past_image"], out.image.numpy(), atol=1e-6)
+    np.testing.assert_allclose(table.obsm["past_cell"][known], out.cell.numpy()[known], atol=1e-6)
 
 
 @pytest.mark.parametrize("sides", ["image", "cell", "both"])
