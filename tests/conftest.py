@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+# One thread for each of pytest's processes: two that share cores wait for each other in every parallel loop.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # The machines are shared and slow at times: a deadline would fail at random.
 settings.register_profile("past", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("past")

@@ -97,10 +97,8 @@ def _train(options: list[str], profile: str, data: Path | None) -> dict[str, Any
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["fit", "-c", str(RECIPE), "--trainer.default_root_dir", folder, *options]
         arguments += ["--trainer.logger.init_args.save_dir", folder, "--trainer.enable_progress_bar", "false"]
-        arguments += [
-            "--trainer.callbacks",
-            "lightning.pytorch.callbacks.Timer",
-        ]  # instead of pictures and files
+        # In place of the callbacks that write pictures and files.
+        arguments += ["--trainer.callbacks", f"{__name__}.Stopwatch"]
         arguments += ["--trainer.enable_checkpointing", "false", "--trainer.enable_model_summary", "false"]
         if EPOCHS[profile]:
             arguments += ["--trainer.max_epochs", str(EPOCHS[profile])]

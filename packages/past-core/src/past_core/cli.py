@@ -47,6 +47,7 @@ def build_app() -> typer.Typer:
 
 def past_main() -> None:
     """Runs `past`; PAST's own errors become one message and exit status 1."""
+    _quiet_libraries()
     try:
         build_app()()
     except PastError as error:

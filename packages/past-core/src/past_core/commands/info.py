@@ -83,5 +83,6 @@ def _flat(description: dict[str, Any], prefix: str = "") -> list[tuple[str, str]
         if isinstance(value, dict):
             rows += _flat(value, f"{prefix}{key}.")
         else:
-            rows.append((f"{prefix}{key}", f"{value:,}" if isinstance(value, int) else str(value)))
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            rows.append((f"{prefix}{key}", f"{value:,}" if whole else str(value)))
     return rows
