@@ -165,10 +165,20 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(
 
 
 @pytest.mark.slow
-def test_the_command_prints_an_error_without_a_traceback(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--data.slides", "[nowhere.zarr]"], "Error: no slide store at nowhere.zarr"),
+        (["--model.image.mpp", "-1"], "mpp -1.0 must be positive"),
+    ],
+    ids=["while running", "while the recipe is built"],
+)
+def test_the_command_prints_an_error_without_a_traceback(
+    option: list[str], message: str, tmp_path: Path
+) -> None:
     command = Path(sys.executable).with_name("lightning")
     result = subprocess.run(
-        [str(command), "fit", "-c", str(CONF), "--data.slides", "[nowhere.zarr]"],
+        [str(command), "fit", "-c", str(CONF), *option],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -176,7 +186,7 @@ def test_the_command_prints_an_error_without_a_traceback(tmp_path: Path) -> None
         timeout=300,
     )
     assert result.returncode == 1
-    assert "Error: no slide store at nowhere.zarr" in result.stderr
+    assert message in result.stderr
     assert "Traceback" not in result.stderr
 
 

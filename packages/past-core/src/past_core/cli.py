@@ -72,9 +72,19 @@ def lightning_main() -> None:
     logger.propagate = False
     try:
         run_lightning()
-    except PastError as error:
-        typer.secho(f"Error: {error}", err=True, fg="red")
+    except Exception as error:
+        own = _past_error(error)
+        if own is None:
+            raise
+        typer.secho(f"Error: {own}", err=True, fg="red")
         sys.exit(1)
+
+
+def _past_error(error: BaseException | None) -> PastError | None:
+    """PAST's own error, also where jsonargparse wrapped it while building a recipe's classes."""
+    while error is not None and not isinstance(error, PastError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def _quiet_libraries() -> None:

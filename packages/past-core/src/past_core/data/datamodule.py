@@ -30,8 +30,9 @@ class PretrainDataModule(pl.LightningDataModule):
         slides: slide stores (`past ingest` makes them).
         val_slides: slide stores to validate on; replaces the split by patient.
         val_patients: patients among `slides` to validate on.
-        val_fraction: share of the patients to validate on where neither is given. With a single patient,
-            this share of each slide is cut off as a strip instead, which says less, and is warned of.
+        val_fraction: share of the patients to validate on where neither is given; 0 validates on none.
+        val_strip: with a single patient, share of each slide that is cut off as a strip instead, which says
+            less, and is warned of.
         vocabulary: `panel` (all genes of the training slides), `nicheformer` (the paper's 20,310 genes,
             fetched once), or a path of that vocabulary's file.
         gene_means: `train` (non-zero means of the training cells) or `technology` (the published means of
@@ -61,6 +62,7 @@ class PretrainDataModule(pl.LightningDataModule):
         val_slides: list[str] | None = None,
         val_patients: list[str] | None = None,
         val_fraction: float = 0.25,
+        val_strip: float = 0.2,
         vocabulary: str = "panel",
         gene_means: Literal["train", "technology"] = "train",
         max_genes: int = 300,
@@ -75,12 +77,13 @@ class PretrainDataModule(pl.LightningDataModule):
         morphology: float = 1.0,
     ) -> None:
         super().__init__()
-        if batch_size < 2:
-            raise BatchSizeError(
-                f"data.batch_size is {batch_size}; a contrastive batch needs at least 2 cells"
-            )
         self._slides, self._val_slides, self._val_patients = slides, val_slides, val_patients
-        self._val_fraction, self._vocabulary_name, self._means_name = val_fraction, vocabulary, gene_means
+        self._val_fraction, self._val_strip, self._vocabulary_name, self._means_name = (
+            val_fraction,
+            val_strip,
+            vocabulary,
+            gene_means,
+        )
         self.max_genes, self.mpp, self.patch_size = max_genes, mpp, patch_size
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.group_size, self.open_blocks = group_size, open_blocks
@@ -104,6 +107,10 @@ class PretrainDataModule(pl.LightningDataModule):
         """Opens the slides, splits them, and learns vocabulary and gene means from the training cells."""
         if self._supply is not None:
             return
+        if self.batch_size < 2:
+            raise BatchSizeError(
+                f"data.batch_size is {self.batch_size}; a contrastive batch needs at least 2 cells"
+            )
         self._split(open_stores(self._paths()))
         self._learn_genes()
         spec = PatchSpec(mpp=self.mpp, size=self.patch_size)
@@ -169,13 +176,11 @@ class PretrainDataModule(pl.LightningDataModule):
             "all slides are of one patient (%s): a strip of %.0f %% of each is held out instead, so "
             "validation says nothing about other patients",
             stores[0].patient,
-            100 * self._val_fraction,
+            100 * self._val_strip,
         )
         self.val_stores = list(stores)
         for number, store in enumerate(stores):
-            train, val = held_out_strip(
-                store, fraction=self._val_fraction, buffer_um=self.mpp * self.patch_size
-            )
+            train, val = held_out_strip(store, fraction=self._val_strip, buffer_um=self.mpp * self.patch_size)
             self._train_rows[number], self._val_rows[number] = train, val
 
     def _learn_genes(self) -> None:
