@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from past_core.cli import COMMANDS_GROUP
+from past_core.cli import COMMANDS_GROUP, run_lightning
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -143,3 +143,20 @@ def test_no_tracked_file_names_a_registry_or_this_machine() -> None:
         content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
         named = [word for word in words if word.encode() in content]
         assert not named, f"{name} names {named}"
+
+
+def test_the_paper_overlay_gives_the_full_size(capsys: pytest.CaptureFixture[str]) -> None:
+    recipes = [str(ROOT / "recipes" / name) for name in ("pretrain.yaml", "scale/paper.yaml")]
+    with pytest.raises(SystemExit) as stop:
+        run_lightning(["fit", "-c", recipes[0], "-c", recipes[1], "--print_config"])
+    assert not stop.value.code
+    merged = yaml.safe_load(capsys.readouterr().out)
+    model, data = merged["model"]["init_args"], merged["data"]["init_args"]
+    assert model["image"]["name"] == "vit_large_patch16_224"
+    assert model["image"]["options"] == {}
+    assert (model["cell"]["width"], model["cell"]["depth"], model["cell"]["heads"]) == (512, 12, 16)
+    assert (data["patch_size"], data["mpp"]) == (model["image"]["image_size"], model["image"]["mpp"])
+    assert (data["batch_size"], data["max_genes"], data["vocabulary"]) == (48, 300, "nicheformer")
+    trainer = merged["trainer"]
+    assert (trainer["devices"], trainer["precision"], trainer["max_epochs"]) == (8, "bf16-mixed", 16)
+    assert trainer["strategy"] == "ddp"
