@@ -10,6 +10,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from past_core import pretrain
 from past_core.checkpoint import load_checkpoint
 from past_core.cli import run_lightning
 from past_core.data.plan import BatchSizeError
@@ -110,6 +111,15 @@ def test_heads_are_centred_before_the_first_step_only(fit: Fit, tmp_path: Path) 
     assert float(loaded["train/cell_cosine"]) == pytest.approx(float(plain["train/cell_cosine"]), abs=0.02)
 
 
+def test_a_collapse_stops_training(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run that is short enough for a test collapses: the bound is lowered instead, the way is the same."""
+    monkeypatch.setattr(pretrain, "COLLAPSE_INTERVAL", 1)
+    fit("--trainer.limit_val_batches", "0", folder="healthy")
+    monkeypatch.setattr(pretrain, "COLLAPSE_COSINE", -1.0)
+    with pytest.raises(pretrain.CollapseError, match=r"collapsed at step .*annealed"):
+        fit("--trainer.limit_val_batches", "0", folder="collapsed")
+
+
 def test_a_single_patient_is_split_by_region(
     fit: Fit, tiny_slides: Sequence[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,12 +132,10 @@ def test_a_single_patient_is_split_by_region(
     assert not {row for _, row in train} & val
     points = data.train_stores[0].centroids * data.train_stores[0].mpp
     rows = [row for _, row in train]
-    gap = min(abs(points[sorted(val)][:, None, axis] - points[rows][None, :, axis]).min() for axis in (0, 1))
     distance = max(
         abs(points[sorted(val)][:, None, axis] - points[rows][None, :, axis]).min() for axis in (0, 1)
     )
     assert distance >= 24  # the width of a patch, so that no validation pixel was trained on
-    assert gap >= 0
 
 
 @pytest.mark.parametrize(
