@@ -62,6 +62,7 @@ def test_patches_equal_direct_slicing_also_at_borders(supply: RegionSupply) -> N
 def test_a_batch_names_its_cells_and_their_neighbours(supply: RegionSupply) -> None:
     cells = np.random.default_rng(1).permutation(all_cells(supply))[:40]
     batch = supply.batch(cells)
+    assert np.array_equal(batch.lengths, (batch.tokens[batch.centres] != PAD).sum(1))
     assert torch.equal(batch.slide, torch.from_numpy(cells[:, 0]))
     assert torch.equal(batch.cell, torch.from_numpy(cells[:, 2]))
     for b, (slide, _, row) in enumerate(cells):
@@ -125,7 +126,7 @@ def test_train_loader_resumes_in_mid_epoch(supply: RegionSupply) -> None:
     rest = list(again)
     assert len(rest) == len(batches) - 2
     for left, right in zip(batches[2:], rest, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(left, right, strict=True))
     assert len(list(again)) == len(batches)  # the next epoch is whole again
 
 

@@ -1,6 +1,7 @@
 """The two commands: `lightning` trains, `past` does everything else."""
 
 import importlib
+import keyword
 import logging
 import sys
 import warnings
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
 
 VERBS = ("demo", "ingest", "info", "embed", "export")
-"""Verbs of past-core: `past_core.commands.VERB` holds a function of the same name."""
+"""Verbs of past-core: `past_core.commands.VERB` holds a function of the same name (`import_` for import)."""
 
 COMMANDS_GROUP = "past.commands"
 """Entry-point group through which the sibling packages add their verbs: `register(app)`."""
@@ -38,8 +39,9 @@ def build_app() -> typer.Typer:
         )
 
     for verb in VERBS:
-        module = importlib.import_module(f"past_core.commands.{verb}")
-        app.command(name=verb)(getattr(module, verb))
+        name = f"{verb}_" if keyword.iskeyword(verb) else verb
+        module = importlib.import_module(f"past_core.commands.{name}")
+        app.command(name=verb)(getattr(module, name))
     for entry_point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda point: point.name):
         entry_point.load()(app)
     return app

@@ -129,7 +129,7 @@ class ContrastivePretraining(pl.LightningModule):
         elif self.center_heads and self.trainer.training and self.trainer.ckpt_path is None:
             center_projection_heads(
                 self.model,
-                ((b.images, b.tokens, b.centres, b.neighbors, b.distances) for b in data.centring_batches()),
+                (batch.inputs for batch in data.centring_batches()),
             )
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -190,7 +190,7 @@ class ContrastivePretraining(pl.LightningModule):
         """One step on the loss over the cells of all ranks."""
         generator = torch.Generator().manual_seed(self._step_seed(batch_idx, purpose=2))
         images = augment(batch.images, self.augmentation, generator)
-        output = self.model(images, batch.tokens, batch.centres, batch.neighbors, batch.distances)
+        output = self.model(*batch._replace(images=images).inputs)
         result = contrastive_loss(
             gather_with_gradient(output.image),
             gather_with_gradient(output.cell, check=False),
@@ -236,7 +236,7 @@ class ContrastivePretraining(pl.LightningModule):
 
     def validation_step(self, batch: CellBatch, batch_idx: int) -> None:
         """Collects the joint embeddings of held-out cells."""
-        output = self.model(batch.images, batch.tokens, batch.centres, batch.neighbors, batch.distances)
+        output = self.model(*batch.inputs)
         self._collected.append(
             (output.image.float().cpu(), output.cell.float().cpu(), batch.slide.cpu(), batch.cell.cpu())
         )

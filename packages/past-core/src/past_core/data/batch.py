@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 
@@ -26,3 +27,11 @@ class CellBatch(NamedTuple):
     """`(B,)` int64 index of the slide."""
     cell: torch.Tensor
     """`(B,)` int64 row of the cell in its slide's table."""
+    lengths: np.ndarray
+    """`(B,)` int64 tokens of each centre, context included. An array, so that it stays on the host when the
+    batch moves to a device: who cuts sequences by length need not wait for the device."""
+
+    @property
+    def inputs(self) -> tuple[torch.Tensor | np.ndarray, ...]:
+        """The arguments of `DualEncoder.forward`."""
+        return (self.images, self.tokens, self.centres, self.neighbors, self.distances, self.lengths)

@@ -144,7 +144,8 @@ class RegionSupply:
         )
         if images:
             self._cut(cells, pixels)
-        return CellBatch(torch.from_numpy(pixels), *self._cells(cells))
+        *tensors, lengths = self._cells(cells)
+        return CellBatch(torch.from_numpy(pixels), *tensors, lengths)
 
     def _cut(self, cells: np.ndarray, out: np.ndarray) -> None:
         keys, which = np.unique(cells[:, :2], axis=0, return_inverse=True)
@@ -155,11 +156,12 @@ class RegionSupply:
                 members = np.flatnonzero(which.ravel() == number)
                 out[members] = self.sources[int(keys[number, 0])].cut(region.result(), cells[members, 2])
 
-    def _cells(self, cells: np.ndarray) -> tuple[torch.Tensor, ...]:
+    def _cells(self, cells: np.ndarray) -> tuple[torch.Tensor | np.ndarray, ...]:
         width = max(source.store.neighbors.shape[1] for source in self.sources)
         centres = np.empty(len(cells), np.int64)
         neighbors = np.full((len(cells), width), -1, np.int64)
         distances = np.zeros((len(cells), width), np.float32)
+        own_lengths = np.empty(len(cells), np.int64)
         tokens, longest, offset = [], 0, 0
         for slide in np.unique(cells[:, 0]):
             source = self.sources[slide]
@@ -172,6 +174,7 @@ class RegionSupply:
             tokens.append(slide_tokens)
             longest = max(longest, int(lengths.max()))
             centres[members] = inverse[: len(rows)] + offset
+            own_lengths[members] = lengths[inverse[: len(rows)]]
             local = np.full(near.shape, -1, np.int64)
             local[present] = inverse[len(rows) :] + offset
             neighbors[members, : near.shape[1]] = local
@@ -189,7 +192,7 @@ class RegionSupply:
             cells[:, 0],
             cells[:, 2],
         )
-        return tuple(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays)
+        return (*(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays), own_lengths)
 
     def close(self) -> None:
         """Stops the reading threads."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -178,7 +179,14 @@ class CellEncoder(nn.Module):
             )
             self.fusion_norm = nn.LayerNorm(width) if config.fusion_residual else None
 
-    def forward(self, tokens: Tensor, centres: Tensor, neighbors: Tensor, distances: Tensor) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        centres: Tensor,
+        neighbors: Tensor,
+        distances: Tensor,
+        lengths: np.ndarray | None = None,
+    ) -> Tensor:
         """Features of the centre cells.
 
         Args:
@@ -187,6 +195,7 @@ class CellEncoder(nn.Module):
             centres: (B,) int64, which unique cells are encoded.
             neighbors: (B, k) int64, unique cells around each, -1 where absent.
             distances: (B, k) distance to each in units of the slide's median neighbour distance.
+            lengths: (B,) tokens of each centre, on the host; None where unknown.
 
         Returns:
             (B, width).

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -151,20 +152,27 @@ class DualEncoder(nn.Module):
         centres: Tensor,
         neighbors: Tensor,
         distances: Tensor,
+        lengths: np.ndarray | None = None,
         *,
         space: Space = "features",
     ) -> Tensor:
         """Cells (see `CellEncoder.forward`) to features (B, width) or unit vectors (B, dim)."""
-        features = self.cell_encoder(tokens, centres, neighbors, distances)
+        features = self.cell_encoder(tokens, centres, neighbors, distances, lengths)
         return features if _is_features(space) else _unit(self.cell_projection(features))
 
     def forward(
-        self, images: Tensor, tokens: Tensor, centres: Tensor, neighbors: Tensor, distances: Tensor
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        centres: Tensor,
+        neighbors: Tensor,
+        distances: Tensor,
+        lengths: np.ndarray | None = None,
     ) -> DualOutput:
         """Both sides of B cells; `contrastive_loss(**output._asdict())` is their loss."""
         return DualOutput(
             self.encode_image(images, space="joint"),
-            self.encode_cell(tokens, centres, neighbors, distances, space="joint"),
+            self.encode_cell(tokens, centres, neighbors, distances, lengths, space="joint"),
             self.temperature,
         )
 
