@@ -43,7 +43,7 @@ def test_kd_groups_take_coinciding_points() -> None:
     st.integers(1, 9),
     st.integers(1, 4),
 )
-def test_every_round_deals_every_cell_once(
+def test_every_cell_is_drawn_equally_often(
     sizes: list[int], batch_size: int, world: int, group: int, opened: int
 ) -> None:
     blocks = blocks_of(sizes)
@@ -52,35 +52,80 @@ def test_every_round_deals_every_cell_once(
         with pytest.raises(BatchSizeError, match=f"{total} usable cells"):
             EpochPlan(blocks, batch_size=batch_size, world_size=world)
         return
-    plans = [
-        EpochPlan(
-            blocks,
-            batch_size=batch_size,
-            group_size=group,
-            open_blocks=opened,
-            seed=3,
-            rank=rank,
-            world_size=world,
-        )
-        for rank in range(world)
-    ]
-    everything = {(b.slide, b.block, int(row)) for b in blocks for row in b.rows}
-    # The stream over epochs and ranks, put back in order, is one round after another.
-    epochs = -(-2 * total // (plans[0].batches_per_epoch * batch_size * world))
-    stream = np.concatenate(
-        [np.stack([plan.epoch(e) for plan in plans], axis=1).reshape(-1, 3) for e in range(epochs)]
-    )
-    for start in range(0, len(stream) - total + 1, total):
-        dealt = [tuple(cell) for cell in stream[start : start + total].tolist()]
-        assert len(set(dealt)) == total
-        assert set(dealt) == everything
+    options = {"batch_size": batch_size, "group_size": group, "open_blocks": opened, "world_size": world}
+    plans = [EpochPlan(blocks, seed=3, rank=rank, **options) for rank in range(world)]
+    everything = {(b.slide, b.block, int(row)): 0 for b in blocks for row in b.rows}
+    # Over any number of epochs from the first, no cell is more than one draw ahead of another.
+    for epoch in range(3):
+        for plan in plans:
+            cells = plan.epoch(epoch)
+            assert cells.shape == (plan.batches_per_epoch, batch_size, 3)
+            for cell in cells.reshape(-1, 3).tolist():
+                everything[tuple(cell)] += 1
+        assert max(everything.values()) - min(everything.values()) <= 1
+    assert sum(everything.values()) == 3 * plans[0].batches_per_epoch * batch_size * world
 
 
-def test_ranks_together_are_the_one_rank_of_a_larger_batch() -> None:
-    blocks = blocks_of([50, 30, 20])
-    one = EpochPlan(blocks, batch_size=8, seed=5).epoch(2)
-    two = [EpochPlan(blocks, batch_size=4, seed=5, rank=r, world_size=2).epoch(2) for r in range(2)]
-    assert np.array_equal(np.concatenate(two, axis=1), one)
+@pytest.mark.parametrize("group", [1, 4])
+def test_the_same_shards_give_the_same_steps_on_any_number_of_ranks(group: int) -> None:
+    blocks = blocks_of([50, 30, 20, 64])
+    options = {"seed": 5, "group_size": group, "open_blocks": 8, "shards": 4}
+    steps = []
+    for world, batch_size in ((1, 16), (2, 8), (4, 4)):
+        plans = [
+            EpochPlan(blocks, batch_size=batch_size, rank=r, world_size=world, **options)
+            for r in range(world)
+        ]
+        steps.append(np.concatenate([plan.epoch(2) for plan in plans], axis=1))
+    assert np.array_equal(steps[0], steps[1])
+    assert np.array_equal(steps[0], steps[2])
+
+
+@pytest.mark.parametrize(("shards", "batch_size"), [(3, 4), (0, 4), (8, 2)])
+def test_shards_that_do_not_divide_are_refused(shards: int, batch_size: int) -> None:
+    with pytest.raises(BatchSizeError, match=rf"data.shards is {shards}; expected a multiple of the 2 ranks"):
+        EpochPlan(blocks_of([50]), batch_size=batch_size, world_size=2, shards=shards)
+
+
+def test_ranks_read_blocks_of_their_own() -> None:
+    blocks = blocks_of([40] * 60)
+    plans = [EpochPlan(blocks, batch_size=8, world_size=4, rank=r, open_blocks=3) for r in range(4)]
+    read = [set(plan.epoch(1)[..., 1].ravel().tolist()) for plan in plans]
+    # At most the blocks that the three cuts and the epoch's ends run through are read twice.
+    assert sum(map(len, read)) - len(set.union(*read)) <= 5
+
+
+def test_a_block_is_open_once_and_for_a_short_time() -> None:
+    blocks = blocks_of([64] * 50)
+    cells = EpochPlan(blocks, batch_size=16, open_blocks=5, seed=1).epoch(0)
+    first, last = {}, {}
+    for step, batch in enumerate(cells):
+        for block in batch[:, 1].tolist():
+            first.setdefault(block, step)
+            last[block] = step
+    opened = np.zeros(len(cells), int)
+    for block, step in first.items():
+        opened[step : last[block] + 1] += 1
+    assert opened.max() <= 5 + 1  # a batch may see one used up and the next one opened
+    # They are read one by one, not all at the same step.
+    starts = np.bincount(list(first.values()), minlength=len(cells))
+    assert starts[10:].max() <= 3
+
+
+def test_balance_draws_slides_alike() -> None:
+    blocks = blocks_of([90, 10])  # two slides
+    shares = []
+    for balance in (1.0, 0.5, 0.0):
+        cells = EpochPlan(blocks, batch_size=10, balance=balance, open_blocks=4).epoch(0)
+        shares.append(np.mean(cells[..., 0] == 1))
+    assert shares == [0.1, 0.25, 0.5]  # 1/10, sqrt(1/9) : 1, and half
+    # Within a slide all cells are drawn equally often, up to one.
+    rows = EpochPlan(blocks, batch_size=10, balance=0.0).epoch(0)[..., 2]
+    small = np.unique(rows[rows >= 1000], return_counts=True)[1]
+    assert len(small) == 10
+    assert set(small.tolist()) == {5}
+    with pytest.raises(BatchSizeError, match="balance is -1"):
+        EpochPlan(blocks, batch_size=10, balance=-1)
 
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
@@ -106,4 +151,4 @@ def test_groups_stay_together_and_blocks_mix() -> None:
 def test_only_open_blocks_are_mixed() -> None:
     blocks = blocks_of([32] * 8)
     cells = EpochPlan(blocks, batch_size=32, open_blocks=2, seed=0).epoch(0)
-    assert all(len(np.unique(batch[:, 1])) <= 2 for batch in cells)
+    assert all(len(np.unique(batch[:, 1])) <= 2 + 1 for batch in cells)
