@@ -81,11 +81,11 @@ def test_every_parameter_gets_a_gradient(position_init):
     assert [name for name, p in encoder.named_parameters() if p.grad is None] == []
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pt", "wrapped"])
+@pytest.mark.parametrize("kind", ["safetensors", "bin", "wrapped"])
 def test_initial_weights(tmp_path, kind):
     torch.manual_seed(1)
     source = timm.create_model("vit_tiny_patch16_224", img_size=48, num_classes=7, **TINY)
-    path = tmp_path / f"weights.{'safetensors' if kind == 'safetensors' else 'pt'}"
+    path = tmp_path / f"weights.{'pt' if kind == 'wrapped' else kind}"
     if kind == "safetensors":
         save_file(source.state_dict(), path)
     else:
@@ -94,6 +94,24 @@ def test_initial_weights(tmp_path, kind):
     images = pixels()
     expected = source.eval().forward_features(encoder.normalize(images))[:, 0]
     torch.testing.assert_close(encoder(images), expected)
+
+
+def test_initial_positions_of_another_image_size_are_resampled(tmp_path):
+    """Their grid is interpolated, the class token's entry stays, and everything else is loaded as it is."""
+    torch.manual_seed(1)
+    source = timm.create_model("vit_tiny_patch16_224", img_size=96, num_classes=7, **TINY)
+    with torch.no_grad():
+        # A plane over the image: after interpolation it is still that plane, away from the border.
+        place = (torch.arange(6) + 0.5) / 6
+        source.pos_embed[0, 1:, 0] = (place[:, None] + 2 * place[None]).flatten()
+    torch.save(source.state_dict(), tmp_path / "weights.bin")
+    model = ImageEncoder(tiny(weights=str(tmp_path / "weights.bin"), image_size=192)).model
+    torch.testing.assert_close(model.pos_embed[:, 0], source.pos_embed[:, 0])
+    place = (torch.arange(12) + 0.5) / 12
+    inner = slice(3, -3)
+    expected = (place[:, None] + 2 * place[None])[inner, inner]
+    torch.testing.assert_close(model.pos_embed[0, 1:, 0].view(12, 12)[inner, inner], expected)
+    torch.testing.assert_close(model.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
 
 
 class Evil:
@@ -121,8 +139,8 @@ def test_wrong_weights_are_refused(tmp_path):
     torch.save({**state, "extra": torch.ones(1)}, path)
     with pytest.raises(ModelError, match="unexpected extra"):
         ImageEncoder(tiny(weights=str(path)))
-    torch.save(state, path)
-    with pytest.raises(ModelError, match=r"pos_embed is \(1, 10, 32\), expected \(1, 17, 32\)"):
+    torch.save({**state, "pos_embed": torch.zeros(1, 9, 32)}, path)  # 8 places are no square
+    with pytest.raises(ModelError, match=r"pos_embed is \(1, 9, 32\), expected \(1, 17, 32\)"):
         ImageEncoder(tiny(weights=str(path), image_size=64))
     truncated = tmp_path / "weights.safetensors"
     save_file(state, truncated)

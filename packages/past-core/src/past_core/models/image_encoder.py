@@ -31,7 +31,8 @@ class ImageEncoderConfig:
         position_init: "timm" leaves the position embedding as the model makes it; "sincos" sets it to the
             two-dimensional sine-cosine code times 0.5, which small ViTs trained from scratch need.
         weights: file with a state dict of that timm model (.safetensors, or .pt/.pth/.bin, read without
-            executing pickled code), the start of a training. A checkpoint of PAST does not need it.
+            executing pickled code), the start of a training; position embeddings of another image size are
+            resampled. A checkpoint of PAST does not need it.
     """
 
     name: str = "vit_large_patch16_224"
@@ -55,16 +56,21 @@ class ImageEncoderConfig:
 class ImageEncoder(nn.Module):
     """A timm model without its classifier; ViTs pool with their class token.
 
+    Args:
+        config: which model, and the input it takes.
+        model: a network to use instead of building `config.name`: (B, 3, L, L) to (B, `num_features`), with
+            its weights in it.
+
     Raises:
         ModelError: timm does not know the name or an option, the sine-cosine code does not fit the model,
             or the weights are not this model's.
         WeightsNotFoundError: no file at `config.weights`.
     """
 
-    def __init__(self, config: ImageEncoderConfig) -> None:
+    def __init__(self, config: ImageEncoderConfig, model: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
-        self.model = _timm_model(config)
+        self.model = _timm_model(config) if model is None else model
         if config.position_init == "sincos":
             _set_sincos(self.model, config.name)
         elif config.position_init != "timm":

@@ -1,6 +1,7 @@
 """Initial weights from files of elsewhere: tensors only, and all of them or none."""
 
 import logging
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from past_core.models.errors import ModelError, WeightsNotFoundError
@@ -49,6 +51,8 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a timm state dict completely; only a classifier (`head.*`, `fc.*`, ...) may be left over.
 
+    The position embedding of a ViT at another image size is resampled to the model's.
+
     Raises:
         WeightsNotFoundError: no such file.
         ModelError: a weight is missing, left over or of another shape.
@@ -58,6 +62,21 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     for prefix in (classifier,) if isinstance(classifier, str) else classifier:
         for key in [key for key in state if key.startswith(f"{prefix}.") and key not in model.state_dict()]:
             del state[key]
+    _resample_positions(model, state)
+    load_state(model, state, path)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load a state dict of which nothing may be missing or left over.
+
+    Args:
+        model: what takes it.
+        state: its tensors by name.
+        path: where they are from, for messages.
+
+    Raises:
+        ModelError: a weight is missing, left over or of another shape.
+    """
     own = model.state_dict()
     problems = [f"missing {key}" for key in own if key not in state]
     problems += [f"unexpected {key}" for key in state if key not in own]
@@ -69,8 +88,23 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     if problems:
         msg = (
             f"{path} does not fit this model: {len(problems)} problems, first {'; '.join(problems[:3])}; "
-            "expected the state dict of the same timm model at the same image size"
+            "expected a file of the same architecture"
         )
         raise ModelError(msg)
     model.load_state_dict(state)
     logger.info("loaded %d tensors from %s", len(own), path)
+
+
+def _resample_positions(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Fit the position embedding of a square grid, (1, prefix + n², D), to the model's own grid."""
+    own, given = getattr(model, "pos_embed", None), state.get("pos_embed")
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if not isinstance(own, nn.Parameter) or given is None or grid is None or own.ndim != 3 or given.ndim != 3:
+        return
+    prefix = own.shape[1] - grid[0] * grid[1]
+    side = math.isqrt(max(given.shape[1] - prefix, 0))
+    same_width = own.shape[2] == given.shape[2]
+    if own.shape == given.shape or not same_width or side < 1 or prefix + side * side != given.shape[1]:
+        return
+    state["pos_embed"] = resample_abs_pos_embed(given, list(grid), num_prefix_tokens=prefix)
+    logger.info("position embedding resampled from %d x %d patches to %d x %d", side, side, *grid)
