@@ -7,10 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from past_core.data.loader import SlideLoader, TrainLoader
-from past_core.data.plan import EpochPlan
-from past_core.data.supply import EmptySlideError, PatchSpec, RegionSupply, SlideSource, open_stores
-from past_core.ingest.store import SlideStore
+from past_core.data.buffers import PatchBuffers
+from past_core.data.loader import DEPTH, READ_AHEAD, SlideLoader, TrainLoader
+from past_core.data.plan import BlockCells, EpochPlan
+from past_core.data.supply import (
+    BlockData,
+    EmptySlideError,
+    PatchSpec,
+    RegionSupply,
+    SlideSource,
+    open_stores,
+)
+from past_core.ingest.store import SlideStore, StoreError
 from past_core.tokens import PAD, GeneMeans, Vocabulary, VocabularyError, rank_tokenize
 
 SPEC = PatchSpec(mpp=0.5, size=112)
@@ -145,7 +153,103 @@ def test_slide_loader_ranks_share_all_cells(supply: RegionSupply) -> None:
 
 def test_memory_is_bounded_by_open_blocks(supply: RegionSupply) -> None:
     supply.batch(all_cells(supply))
-    assert len(supply._regions) <= 2
+    assert len(supply._blocks) <= 2
+
+
+class Counting(SlideSource):
+    """Counts what is read, and how many blocks are in memory when a batch is cut."""
+
+    def __init__(self, *args: object, block_px: int, **options: object) -> None:
+        super().__init__(*args, **options)
+        # Finer blocks than the store's: small slides then have many.
+        points = self.store.centroids // block_px
+        keys, self._of = np.unique(points, axis=0, return_inverse=True)
+        self._n, self.reads = len(keys), []
+
+    def blocks(self, slide: int) -> list[BlockCells]:
+        return [
+            BlockCells(slide, b, r, self.store.centroids[r])
+            for b in range(self._n)
+            if len(r := self._usable(b))
+        ]
+
+    def _usable(self, block: int) -> np.ndarray:
+        return np.flatnonzero((self._of.ravel() == block) & self.store.passed)
+
+    def read_block(self, block: int) -> BlockData:
+        self.reads.append(block)
+        return super().read_block(block)
+
+
+def test_an_epoch_reads_every_block_once_and_keeps_few(stores: list[SlideStore]) -> None:
+    vocabulary = Vocabulary.from_panel([g for store in stores for g in store.genes.index])
+    means = np.ones(len(vocabulary))
+    options = {"spec": SPEC, "vocabulary": vocabulary, "gene_means": means, "max_genes": 64, "block_px": 160}
+    sources = [Counting(store, **options) for store in stores]
+    blocks = [block for i, s in enumerate(sources) for block in s.blocks(i)]
+    assert len(blocks) > 25
+    supply = RegionSupply(sources, open_blocks=4)
+    in_memory = []
+    for batch in TrainLoader(supply, EpochPlan(blocks, batch_size=8, open_blocks=4)):
+        in_memory.append(len(supply._blocks))
+        direct = supply.sources[int(batch.slide[0])].tokens(batch.cell[:1].numpy())[0][0]
+        assert np.array_equal(batch.tokens[batch.centres[0]][:5].numpy(), direct[:5])
+    assert [sorted(s.reads) for s in sources] == [
+        [b.block for b in blocks if b.slide == i] for i in range(len(sources))
+    ]
+    # Open, read ahead, and those of the batches that are being made.
+    assert max(in_memory) <= 4 + READ_AHEAD + 2 * DEPTH
+    assert not supply._held
+    assert not supply._blocks
+
+
+def test_leaving_an_epoch_early_lets_its_blocks_go(supply: RegionSupply) -> None:
+    blocks = [block for i, s in enumerate(supply.sources) for block in s.blocks(i)]
+    batches = iter(TrainLoader(supply, EpochPlan(blocks, batch_size=16)))
+    next(batches)
+    assert supply._held
+    batches.close()
+    assert not supply._held
+
+
+def test_a_damaged_block_is_an_error_and_nothing_hangs(
+    supply: RegionSupply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocks = [block for i, s in enumerate(supply.sources) for block in s.blocks(i)]
+
+    def broken(*_: object) -> BlockData:
+        raise StoreError("chunk 3 is damaged")
+
+    monkeypatch.setattr(SlideSource, "read_block", broken)
+    fresh = RegionSupply(supply.sources, open_blocks=2)
+    with pytest.raises(StoreError, match="chunk 3"):
+        list(TrainLoader(fresh, EpochPlan(blocks, batch_size=16)))
+    assert not fresh._held
+
+
+def test_buffers_return_when_the_last_holder_lets_go() -> None:
+    buffers = PatchBuffers(8, pin=False)
+    first = buffers.take(4)
+    place = first.data_ptr()
+    window = first.numpy()[1:]  # keeps the memory
+    del first
+    second = buffers.take(4)
+    assert second.data_ptr() != place
+    window[:] = 7
+    second[:] = 0
+    assert (window == 7).all()
+    del window
+    third = buffers.take(3)
+    assert third.data_ptr() == place
+    assert third.shape == (3, 3, 8, 8)
+    assert buffers.take(9).shape == (9, 3, 8, 8)  # grows
+
+
+def test_batches_that_are_kept_keep_their_pixels(supply: RegionSupply) -> None:
+    cells = all_cells(supply)
+    kept = [supply.batch(cells[k : k + 16]) for k in range(0, 96, 16)]
+    for k, batch in zip(range(0, 96, 16), kept, strict=True):
+        assert torch.equal(batch.images, supply.batch(cells[k : k + 16]).images)
 
 
 def test_other_resolutions_are_resampled_to_size(stores: list[SlideStore]) -> None:

@@ -43,7 +43,11 @@ class PretrainDataModule(pl.LightningDataModule):
         batch_size: cells in a batch of one rank.
         val_batch_size: cells in a validation batch.
         group_size: neighbouring cells drawn together, as hard negatives; 1 is a shuffled batch.
-        open_blocks: blocks of slides that are mixed, and kept in memory.
+        open_blocks: blocks of slides that are mixed, and kept in memory, per shard.
+        shards: parts of an epoch that are read apart; null is one for each rank. With a fixed number (a
+            multiple of the ranks) training takes the same cells in the same steps on any number of ranks,
+            where batch_size times ranks is the same.
+        balance: exponent on the slides' sizes; 1 draws every cell once an epoch, 0 all slides alike.
         max_val_cells: largest gallery of a validation slide; a larger slide is thinned evenly.
         seed: seed of the order of cells and of the augmentation.
         morphology: strength of the morphology in the embedded default, 0 to 1.
@@ -72,6 +76,8 @@ class PretrainDataModule(pl.LightningDataModule):
         val_batch_size: int = 256,
         group_size: int = 1,
         open_blocks: int = 16,
+        shards: int | None = None,
+        balance: float = 1.0,
         max_val_cells: int = 20_000,
         seed: int = 0,
         morphology: float = 1.0,
@@ -87,6 +93,7 @@ class PretrainDataModule(pl.LightningDataModule):
         self.max_genes, self.mpp, self.patch_size = max_genes, mpp, patch_size
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.group_size, self.open_blocks = group_size, open_blocks
+        self.shards, self.balance = shards, balance
         self.max_val_cells, self.seed, self._morphology = max_val_cells, seed, morphology
         self.train_stores: list[SlideStore] = []
         self.val_stores: list[SlideStore] = []
@@ -219,6 +226,8 @@ class PretrainDataModule(pl.LightningDataModule):
             seed=self.seed,
             rank=self._rank,
             world_size=self._world_size,
+            shards=self.shards,
+            balance=self.balance,
         )
 
     @property
@@ -252,9 +261,7 @@ class PretrainDataModule(pl.LightningDataModule):
 
     def centring_batches(self) -> Iterator[CellBatch]:
         """512 training cells, the same on every rank, for centring the projection heads."""
-        cells = EpochPlan(
-            self._train_blocks, batch_size=1, group_size=1, open_blocks=self.open_blocks, seed=self.seed
-        ).round(0)[:CENTRING_CELLS]
+        cells = self._plan().sample(CENTRING_CELLS)
         for start in range(0, len(cells), self.val_batch_size):
             yield self._supply.batch(cells[start : start + self.val_batch_size])
 

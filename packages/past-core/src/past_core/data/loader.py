@@ -1,27 +1,77 @@
-"""The loaders that Lightning iterates: deterministic, resumable in mid-epoch, one batch ahead."""
+"""The loaders that Lightning iterates: deterministic, resumable in mid-epoch, a few batches ahead."""
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from past_core.data.batch import CellBatch
 from past_core.data.plan import EpochPlan
-from past_core.data.supply import RegionSupply
+from past_core.data.supply import Key, RegionSupply
+
+DEPTH = 2
+"""Batches made ahead of the consumer."""
+READ_AHEAD = 2
+"""Blocks read ahead of the batch that is made, beyond those it needs."""
 
 
-def _ahead(
-    supply: RegionSupply, batches: np.ndarray | list[np.ndarray], depth: int = 2
-) -> Iterator[CellBatch]:
-    """Makes batches in order in one thread, `depth` ahead of the consumer."""
-    with ThreadPoolExecutor(1, thread_name_prefix="past-batches") as pool:
-        waiting = [pool.submit(supply.batch, cells) for cells in batches[:depth]]
-        for index in range(len(batches)):
+class _Schedule:
+    """Which blocks a sequence of batches needs from when to when."""
+
+    def __init__(self, batches: Sequence[np.ndarray]) -> None:
+        step = np.repeat(np.arange(len(batches)), [len(cells) for cells in batches])
+        cells = np.concatenate(batches) if len(batches) else np.zeros((0, 3), np.int64)
+        code, inverse = np.unique(cells[:, 0] << 32 | cells[:, 1], return_inverse=True)
+        first, last = np.full(len(code), len(batches)), np.full(len(code), -1)
+        np.minimum.at(first, inverse, step)
+        np.maximum.at(last, inverse, step)
+        order = np.argsort(first, kind="stable")
+        self._keys: list[Key] = [(int(c >> 32), int(c & 0xFFFFFFFF)) for c in code[order]]
+        self._needed = np.cumsum(np.bincount(first, minlength=len(batches) + 1))
+        self._closing: dict[int, list[Key]] = {}
+        for key, end in zip(self._keys, last[order].tolist(), strict=True):
+            self._closing.setdefault(end, []).append(key)
+        self._opened = 0
+
+    def opening(self, step: int) -> list[Key]:
+        """Blocks to begin reading before batch `step` is made."""
+        until = min(len(self._keys), int(self._needed[step]) + READ_AHEAD)
+        keys = self._keys[self._opened : until]
+        self._opened = max(self._opened, until)
+        return keys
+
+    def closing(self, step: int) -> list[Key]:
+        """Blocks that no batch after `step` needs."""
+        return self._closing.pop(step, [])
+
+    def rest(self) -> list[Key]:
+        """Blocks that were opened and not closed, where the batches are not used to the end."""
+        still = {key for keys in self._closing.values() for key in keys}
+        return [key for key in self._keys[: self._opened] if key in still]
+
+
+def _ahead(supply: RegionSupply, batches: Sequence[np.ndarray]) -> Iterator[CellBatch]:
+    """Makes batches by threads, ahead of the consumer; their blocks are read further ahead."""
+    schedule = _Schedule(batches)
+    pool = ThreadPoolExecutor(DEPTH, thread_name_prefix="past-batches")
+
+    def start(step: int) -> Future[CellBatch]:
+        supply.hold(schedule.opening(step))
+        return pool.submit(supply.batch, batches[step])
+
+    waiting = [start(step) for step in range(min(DEPTH, len(batches)))]
+    try:
+        for step in range(len(batches)):
             batch = waiting.pop(0).result()
-            if index + depth < len(batches):
-                waiting.append(pool.submit(supply.batch, batches[index + depth]))
+            supply.release(schedule.closing(step))
+            if step + DEPTH < len(batches):
+                waiting.append(start(step + DEPTH))
             yield batch
+            del batch  # its buffer is free once the consumer lets go
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        supply.release(schedule.rest())
 
 
 class TrainLoader:
@@ -58,6 +108,7 @@ class TrainLoader:
             # Counted before the batch is used: what the trainer has received, not what was prepared.
             self._handed_out += 1
             yield batch
+            del batch
 
     def state_dict(self) -> dict[str, Any]:
         """Batches handed out of the current epoch; 0 at its end, where the next one starts afresh."""
@@ -69,7 +120,7 @@ class TrainLoader:
 
 
 class SlideLoader:
-    """The cells of whole slides in order, for validation and prediction; ranks take batches in turn.
+    """The cells of whole slides in order, for validation and prediction; each rank takes a share.
 
     Args:
         supply: the slides.
@@ -93,7 +144,8 @@ class SlideLoader:
         batches = [
             cells[start : start + batch_size] for cells in rows for start in range(0, len(cells), batch_size)
         ]
-        self._batches = batches[rank::world_size]
+        # Neighbouring batches share blocks: a rank takes a run of them.
+        self._batches = batches[rank * len(batches) // world_size : (rank + 1) * len(batches) // world_size]
 
     def __len__(self) -> int:
         return len(self._batches)

@@ -123,9 +123,12 @@ class EpochPlan:
         parts = [self._shard(epoch, self.rank * mine + index) for index in range(mine)]
         return np.concatenate(parts, axis=1)
 
-    def sample(self, count: int) -> np.ndarray:
-        """The same `count` cells (or all) of all blocks on every rank: `(n, 3)` of slide, block, row."""
-        chosen = np.random.default_rng([self.seed, 3]).permutation(self.n_cells)[:count]
+    def sample(self, count: int, *, blocks: int = 64) -> np.ndarray:
+        """`count` cells (or all) of at most that many blocks, alike on every rank: `(n, 3)`, sorted."""
+        rng = np.random.default_rng([self.seed, 3])
+        some = np.sort(rng.permutation(len(self._sizes))[:blocks])
+        position = np.concatenate([np.arange(*self._first[b : b + 2]) for b in some])
+        chosen = np.sort(rng.permutation(position)[:count])
         block = np.searchsorted(self._first, chosen, side="right") - 1
         return np.stack([self._slide[block], self._block[block], self._rows[chosen]], axis=1)
 

@@ -33,7 +33,14 @@ def patch_origin(x: ArrayLike, y: ArrayLike, size: int) -> tuple[np.ndarray, np.
     return left, top
 
 
-def cut(image: np.ndarray, left: np.ndarray, top: np.ndarray, size: int) -> np.ndarray:
+def cut(
+    image: np.ndarray,
+    left: np.ndarray,
+    top: np.ndarray,
+    size: int,
+    out: np.ndarray | None = None,
+    at: np.ndarray | None = None,
+) -> np.ndarray:
     """Cuts squares that lie inside an image in memory.
 
     Args:
@@ -41,12 +48,19 @@ def cut(image: np.ndarray, left: np.ndarray, top: np.ndarray, size: int) -> np.n
         left: `(N,)` left columns, counted in `image`.
         top: `(N,)` top rows.
         size: side in pixels.
+        out: `(M, 3, size, size)` to write into instead of new memory.
+        at: `(N,)` places of `out`; all in order without.
 
     Returns:
-        `(N, 3, size, size)`, a copy.
+        `out`, or `(N, 3, size, size)`.
     """
-    windows = np.lib.stride_tricks.sliding_window_view(image, (size, size), axis=(1, 2))
-    return np.ascontiguousarray(windows[:, top, left].transpose(1, 0, 2, 3))
+    if out is None:
+        out = np.empty((len(left), 3, size, size), image.dtype)
+    places = range(len(left)) if at is None else at.tolist()
+    # One assignment a patch is several times faster than fancy indexing of all windows.
+    for place, x, y in zip(places, left.tolist(), top.tolist(), strict=True):
+        out[place] = image[:, y : y + size, x : x + size]
+    return out
 
 
 class _Group(NamedTuple):
