@@ -2,12 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from past_core.errors import PastError
+from past_core.remote import Location, RemotePath, locate
 
 FORMAT = 1
 """Version of `attrs["past"]`; a reader refuses every other one."""
@@ -24,27 +23,41 @@ class StoreNotFoundError(PastError, FileNotFoundError):
     """There is no slide store at the path."""
 
 
-def is_store(path: str | Path) -> bool:
-    """Whether a path looks like a slide store, of whatever format version."""
+def is_store(path: str | Location) -> bool:
+    """Whether a path or URL looks like a slide store, of whatever format version.
+
+    Raises:
+        RemoteError: A URL that cannot be reached, or may not be read.
+    """
     try:
-        attributes = json.loads((Path(path) / "zarr.json").read_text())["attributes"]
+        attributes = json.loads((locate(path) / "zarr.json").read_text())["attributes"]
+    except PastError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return isinstance(attributes, dict) and isinstance(attributes.get("past"), dict)
 
 
-def read_manifest(path: Path) -> Mapping[str, Any]:
+def read_manifest(path: Location) -> Mapping[str, Any]:
     """Reads the manifest of a slide store.
 
     Raises:
         StoreNotFoundError: If nothing is there.
         StoreError: If it is no slide store, of another format version, or the manifest lacks something.
+        RemoteError: If the server cannot be reached, or refuses.
     """
-    if not path.exists():
-        raise StoreNotFoundError(f"no slide store at {path}; make one with `past ingest`")
-    if not (path / "zarr.json").is_file():
-        raise StoreError(f"{path} is not a slide store (no zarr.json in it); make one with `past ingest`")
-    manifest = read_json(path / "zarr.json").get("attributes", {}).get("past")
+    metadata = path / "zarr.json"
+    try:
+        content = read_json(metadata)
+    except StoreError:
+        if not path.exists():
+            raise StoreNotFoundError(_no_store(path)) from None
+        if not metadata.is_file():
+            raise StoreError(
+                f"{path} is not a slide store (no zarr.json in it); make one with `past ingest`"
+            ) from None
+        raise
+    manifest = content.get("attributes", {}).get("past")
     if not isinstance(manifest, dict):
         raise StoreError(
             f'{path} is a zarr store but has no attrs["past"]; '
@@ -64,40 +77,60 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
     return manifest
 
 
-def missing_chunks(metadata: Path) -> int:
-    """Counts the chunks that a zarr v3 array lacks on disk, 0 for a group or a scalar.
+def _no_store(path: Location) -> str:
+    if isinstance(path, RemotePath):
+        return f"no slide store at {path} (no zarr.json there); is it uploaded, and the URL right?"
+    return f"no slide store at {path}; make one with `past ingest`"
+
+
+def count_chunks(metadata: Mapping[str, Any]) -> int:
+    """Chunks that a zarr v3 array has, 0 for a group or a scalar.
 
     Args:
-        metadata: Its zarr.json.
+        metadata: The content of its zarr.json.
     """
-    array = read_json(metadata)
-    if array.get("node_type") != "array" or not array["shape"]:
+    if metadata.get("node_type") != "array" or not metadata["shape"]:
         return 0  # scalars in a table may stand for None, which has no chunk
-    chunk_shape = array["chunk_grid"]["configuration"]["chunk_shape"]
-    expected = math.prod(
-        -(-size // max(chunk, 1)) for size, chunk in zip(array["shape"], chunk_shape, strict=True)
+    chunk_shape = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    return math.prod(
+        -(-size // max(chunk, 1)) for size, chunk in zip(metadata["shape"], chunk_shape, strict=True)
     )
-    chunks = metadata.parent / "c"
-    found = sum(len(files) for _, _, files in os.walk(chunks))
-    return max(expected - found, 0)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Location) -> dict[str, Any]:
     """Reads a file of zarr metadata.
 
     Raises:
         StoreError: If it is missing, damaged, or holds something else.
+        RemoteError: If the server cannot be reached, or refuses.
     """
     try:
-        content = json.loads(path.read_text())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise StoreError(
             f"{path} is missing; the store is truncated, make it again with `past ingest`"
         ) from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        if isinstance(error, PastError):
+            raise
         raise StoreError(
             f"{path} cannot be read ({error}); make the store again with `past ingest`"
         ) from error
-    if not isinstance(content, dict):
+    return parse_json(content, path)
+
+
+def parse_json(content: bytes, path: Location) -> dict[str, Any]:
+    """The content of a file of zarr metadata.
+
+    Raises:
+        StoreError: If it is damaged, or holds something else.
+    """
+    try:
+        parsed = json.loads(content)
+    except ValueError as error:
+        raise StoreError(
+            f"{path} cannot be read ({error}); make the store again with `past ingest`"
+        ) from error
+    if not isinstance(parsed, dict):
         raise StoreError(f"{path} holds no metadata; make the store again with `past ingest`")
-    return content
+    return parsed

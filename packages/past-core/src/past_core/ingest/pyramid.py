@@ -1,6 +1,5 @@
 """An image written as a chunked pyramid, one tile at a time."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,6 +12,8 @@ from zarr.codecs import ZstdCodec
 from past_core.errors import PastError
 from past_core.ingest.checks import SlideDataError
 from past_core.ingest.layout import StoreError
+from past_core.remote import Location, open_kvstore
+from past_core.servers import used_here
 
 CHUNK = 256
 TILE = 2048
@@ -21,9 +22,6 @@ FILL = 255
 """White. Chunks equal to it are written all the same, so that a missing chunk is known to be lost."""
 
 Progress = Callable[[int, int], None]
-
-_process: int | None = None
-"""The process that first used tensorstore."""
 
 _CASCADE = 3  # TILE >> 3 == CHUNK: the last level whose share of a tile is still whole chunks
 
@@ -165,24 +163,24 @@ def refuse_after_fork() -> None:
     Raises:
         StoreError: With what to do instead.
     """
-    global _process  # noqa: PLW0603  (what it guards is a property of the process)
-    if _process is None:
-        _process = os.getpid()
-    elif _process != os.getpid():
+    if not used_here():
         raise StoreError(
             "slide pixels cannot be read in a process forked after others were read; use threads, or start "
             "processes with 'spawn' (DataLoader: multiprocessing_context='spawn')"
         )
 
 
-def open_level(folder: Path, *, write: bool = False) -> Any:
-    """Opens one zarr v3 array with tensorstore, to be shared by threads but not with forked processes."""
+def open_level(folder: Location, *, write: bool = False) -> Any:
+    """Opens one zarr v3 array with tensorstore, to be shared by threads but not with forked processes.
+
+    A chunk that is lost raises ValueError when it is read.
+    """
     refuse_after_fork()
-    # Durability comes from the caller's rename; syncing every chunk would take most of the time.
     spec = {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{folder.resolve()}/"},
         "store_data_equal_to_fill_value": True,
-        "context": {"file_io_sync": False},
+        "fill_missing_data_reads": write,
+        "recheck_cached_data": "open",
     }
-    return ts.open(spec, open=True, read=True, write=write).result()
+    kvstore = open_kvstore(folder, pixels=True)
+    return ts.open(spec, kvstore=kvstore, open=True, read=True, write=write).result()

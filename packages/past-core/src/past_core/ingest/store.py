@@ -3,7 +3,6 @@
 import threading
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,8 @@ import pandas as pd
 import zarr
 from scipy.sparse import csr_matrix
 
+from past_core.errors import PastError
+from past_core.ingest.contents import Contents, TableStore
 from past_core.ingest.layout import (
     FORMAT,
     IMAGE,
@@ -18,12 +19,11 @@ from past_core.ingest.layout import (
     StoreError,
     StoreNotFoundError,
     is_store,
-    missing_chunks,
-    read_json,
     read_manifest,
 )
 from past_core.ingest.neighbors import CONNECTIVITIES, DISTANCES
 from past_core.ingest.pyramid import FILL, open_level, refuse_after_fork
+from past_core.remote import Location, locate, remote_error
 
 __all__ = ["FORMAT", "Level", "SlideStore", "StoreError", "StoreNotFoundError", "is_store"]
 
@@ -47,23 +47,31 @@ class SlideStore:
     Coordinates are level-0 pixels with the image's top-left corner at (0, 0): pixel i covers [i, i + 1).
 
     Args:
-        path: The `.zarr` folder that `write_store` made.
+        path: The `.zarr` folder that `write_store` made, or its URL: s3://, gs://, http(s):// (see `remote`).
+
+    Attributes:
+        path: A Path, or a `RemotePath` of a URL.
+        mpp: um per level-0 pixel.
+        levels: The image's levels, finest first.
 
     Raises:
         StoreNotFoundError: If nothing is there.
         StoreError: If it is no slide store, of another format version, truncated, or holds no cells.
+        RemoteError: If a URL cannot be reached, or may not be read.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Location):
+        self.path = locate(path)
         self._lock = threading.Lock()
         self._arrays: dict[int, Any] = {}
         self.manifest = read_manifest(self.path)
         self.mpp: float = float(self.manifest["mpp"])
-        self.levels: tuple[Level, ...] = self._check_image()
-        self._root = self._check_table()
+        contents = Contents(self.path, (f"images/{IMAGE}", f"tables/{TABLE}"))
+        self.levels: tuple[Level, ...] = self._check_image(contents)
+        self._table = contents.table(f"tables/{TABLE}")
+        self._root = self._check_table(contents)
 
-    def __reduce__(self) -> tuple[type, tuple[Path]]:
+    def __reduce__(self) -> tuple[type, tuple[Location]]:
         return SlideStore, (self.path,)
 
     def __repr__(self) -> str:
@@ -74,17 +82,14 @@ class SlideStore:
     def _fail(self, found: str) -> StoreError:
         return StoreError(f"{self.path}: {found}; the store is damaged, make it again with `past ingest`")
 
-    def _check_chunks(self, folder: Path) -> None:
-        # An absent chunk reads as the fill value. The writer stores every chunk, so one that lacks is lost.
-        read_json(folder / "zarr.json")
-        for file in folder.rglob("zarr.json"):
-            missing = missing_chunks(file)
-            if missing:
-                raise self._fail(f"{file.parent.relative_to(self.path)} lacks {missing} chunks")
+    def _check_chunks(self, contents: Contents, folder: str) -> None:
+        missing = contents.missing(folder)
+        if missing:
+            raise self._fail(f"{missing[0]} lacks {missing[1]} chunks")
 
-    def _check_image(self) -> tuple[Level, ...]:
-        folder = self.path / "images" / IMAGE
-        metadata = read_json(folder / "zarr.json")
+    def _check_image(self, contents: Contents) -> tuple[Level, ...]:
+        folder = f"images/{IMAGE}"
+        metadata = contents.metadata(folder)
         try:
             datasets = metadata["attributes"]["ome"]["multiscales"][0]["datasets"]
             names = [str(dataset["path"]) for dataset in datasets]
@@ -93,28 +98,28 @@ class SlideStore:
         self._level_names = names
         levels = []
         for number, name in enumerate(names):
-            array = read_json(folder / name / "zarr.json")
+            array = contents.metadata(f"{folder}/{name}")
             shape = array.get("shape", [])
             if len(shape) != 3 or shape[0] != 3 or array.get("data_type") != "uint8":
                 raise self._fail(
                     f"level {name} of the image has shape {shape} and type {array.get('data_type')}, "
                     "expected (3, height, width) uint8"
                 )
-            self._check_chunks(folder / name)
+            self._check_chunks(contents, f"{folder}/{name}")
             levels.append(Level(int(shape[1]), int(shape[2]), self.mpp * 2**number))
         if not levels:
             raise self._fail("the image has no levels")
         return tuple(levels)
 
-    def _check_table(self) -> zarr.Group:
-        folder = self.path / "tables" / TABLE
+    def _check_table(self, contents: Contents) -> zarr.Group:
+        folder = f"tables/{TABLE}"
         parts = ["X", "obsm/spatial", f"obsp/{CONNECTIVITIES}", f"obsp/{DISTANCES}", "obs/qc_pass"]
         for frame in ("obs", "var"):
-            attributes = read_json(folder / frame / "zarr.json").get("attributes", {})
+            attributes = contents.metadata(f"{folder}/{frame}").get("attributes", {})
             parts.append(f"{frame}/{attributes.get('_index', '_index')}")
         for part in parts:
-            self._check_chunks(folder / part)
-        group = zarr.open_group(folder, mode="r", use_consolidated=False)
+            self._check_chunks(contents, f"{folder}/{part}")
+        group = zarr.open_group(self._table, mode="r", zarr_format=3, use_consolidated=False)
         shape = tuple(group["obsm/spatial"].shape)
         if shape[0] == 0:
             raise StoreError(f"{self.path} holds no cells; ingest a slide with cells")
@@ -128,10 +133,19 @@ class SlideStore:
     def _element(self, name: str) -> Any:
         from anndata.io import read_elem  # seconds to import, and the image needs none of it
 
+        remote = self._table if isinstance(self._table, TableStore) else None
         try:
-            return read_elem(self._root[name])
+            with self._lock:  # what is read ahead is one element
+                if remote is not None:
+                    remote.read_ahead(name)
+                return read_elem(self._root[name])
+        except PastError:
+            raise
         except Exception as error:
             raise self._fail(f"tables/{TABLE}/{name} cannot be read ({error})") from error
+        finally:
+            if remote is not None:
+                remote.forget()
 
     # --- manifest -------------------------------------------------------------------------------------------
 
@@ -195,7 +209,8 @@ class SlideStore:
             (3, height, width) uint8, the caller's own.
 
         Raises:
-            StoreError: If the level does not exist, the size is not positive, or a chunk is damaged.
+            StoreError: If the level does not exist, the size is not positive, or a chunk is damaged or lost.
+            RemoteError: If the server cannot be reached any more.
         """
         if not 0 <= level < len(self.levels) or height < 1 or width < 1:
             raise StoreError(
@@ -210,7 +225,9 @@ class SlideStore:
         try:
             pixels = self._array(level)[:, top:bottom, left:right].read().result()
         except ValueError as error:
-            raise self._fail(f"image level {level} cannot be read ({error})") from error
+            raise remote_error(error, self.path) or self._fail(
+                f"image level {level} cannot be read ({error})"
+            ) from error
         if pixels.shape == (3, height, width):
             return pixels
         window = np.full((3, height, width), FILL, np.uint8)
@@ -221,7 +238,8 @@ class SlideStore:
         refuse_after_fork()
         with self._lock:
             if level not in self._arrays:
-                self._arrays[level] = open_level(self.path / "images" / IMAGE / self._level_names[level])
+                folder = self.path / f"images/{IMAGE}/{self._level_names[level]}"
+                self._arrays[level] = open_level(folder)
             return self._arrays[level]
 
     # --- table ----------------------------------------------------------------------------------------------
