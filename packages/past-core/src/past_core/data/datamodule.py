@@ -230,6 +230,13 @@ class PretrainDataModule(pl.LightningDataModule):
             balance=self.balance,
         )
 
+    def cells_per_slide(self) -> tuple[list[int], list[int]]:
+        """Cells used of every training slide and of every validation slide."""
+        train = [0] * len(self.train_stores)
+        for block in self._train_blocks:
+            train[block.slide] += len(block.rows)
+        return train, [len(cells) for cells in self._val_cells]
+
     @property
     def batches_per_epoch(self) -> int:
         """Training batches of every rank in every epoch."""
