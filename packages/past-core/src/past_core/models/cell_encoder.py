@@ -1,137 +1,21 @@
 """The transcriptome side: rank tokens of a cell and its spatial neighbourhood become one vector."""
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.nn import GATConv
+from torch.utils.checkpoint import checkpoint
 
+from past_core.models.cell_config import CellEncoderConfig
 from past_core.models.errors import ModelError
+from past_core.models.graph import GraphEncoder, StarGraph, star_graph
+from past_core.models.lengths import Chunk, equal_chunks, plan_chunks
+from past_core.models.transformer import TransformerLayer
 from past_core.vocabulary import CONTEXT_LENGTH, PAD
 
-
-@dataclass(frozen=True)
-class CellEncoderConfig:
-    """Size of the cell encoder. The defaults are the paper's; where it is silent, the published code's.
-
-    Args:
-        vocabulary_size: number of token ids, `Vocabulary.size`. 0, as in a recipe, means that training fills
-            it in from its data; no network can be built with it.
-        width: channels of tokens and output.
-        depth: transformer layers.
-        heads: attention heads of each.
-        feedforward: hidden channels of each.
-        dropout: in the transformer, on the GAT's attention and in the fusion.
-        max_genes: most gene tokens of a cell; three context tokens come on top.
-        norm_first: normalise before attention and feed-forward (easier to train small and at high rates),
-            with a last LayerNorm after the stack, instead of after them.
-        activation: "relu" or "gelu", of the feed-forward.
-        graph_layers: GAT layers; 0 leaves out the graph branch and the fusion.
-        graph_heads: attention heads of each GAT layer.
-        fusion_heads: attention heads of the fusion.
-        fusion_residual: add f_trans to the fused vector, then LayerNorm, as the published code does.
-        embedding_std: standard deviation of the initial token and position embeddings.
-    """
-
-    vocabulary_size: int = 0
-    width: int = 512
-    depth: int = 12
-    heads: int = 16
-    feedforward: int = 1024
-    dropout: float = 0.0
-    max_genes: int = 300
-    norm_first: bool = False
-    activation: Literal["relu", "gelu"] = "relu"
-    graph_layers: int = 2
-    graph_heads: int = 4
-    fusion_heads: int = 4
-    fusion_residual: bool = True
-    embedding_std: float = 0.02
-
-    def __post_init__(self) -> None:
-        sizes = (self.width, self.depth, self.heads, self.feedforward, self.max_genes)
-        if min(sizes) < 1 or self.vocabulary_size < 0:
-            msg = f"sizes must be positive: {self}"
-            raise ModelError(msg)
-        if self.graph_layers < 0 or not 0 <= self.dropout < 1:
-            msg = f"graph_layers {self.graph_layers} must be >= 0, dropout {self.dropout} in [0, 1)"
-            raise ModelError(msg)
-        if self.activation not in ("relu", "gelu"):
-            msg = f"activation={self.activation!r} is not known; expected 'relu' or 'gelu'"
-            raise ModelError(msg)
-        used = ["heads", *(["graph_heads", "fusion_heads"] if self.graph_layers else [])]
-        for name in used:
-            heads = getattr(self, name)
-            if heads < 1 or self.width % heads:
-                msg = f"width {self.width} is not a multiple of {name} {heads}"
-                raise ModelError(msg)
-
-
-class StarGraph(NamedTuple):
-    """Star graphs of a batch as one graph. Sample b's centre is node b; its neighbours follow all centres."""
-
-    nodes: Tensor
-    """(N,) unique cell of each node; N = B (1 + k)."""
-    edges: Tensor
-    """(2, E) source and target node: both ways between centre and neighbour, and a loop on every node."""
-    distances: Tensor
-    """(E, 1) edge feature; 0 on loops."""
-
-
-def star_graph(centres: Tensor, neighbors: Tensor, distances: Tensor) -> StarGraph:
-    """Join every centre both ways to its neighbours.
-
-    An absent neighbour stays as a node that only a loop reaches, so that shapes are the same for every
-    batch and nothing waits for the device.
-
-    Args:
-        centres: (B,) index of the centre among the unique cells.
-        neighbors: (B, k) indices of its neighbours, -1 where absent.
-        distances: (B, k) distance over the slide's median neighbour distance; ignored where absent.
-    """
-    B, k = neighbors.shape
-    present = neighbors >= 0
-    nodes = torch.cat([centres, neighbors.clamp_min(0).reshape(-1)])
-    everyone = torch.arange(B * (1 + k), device=centres.device)
-    leaf = everyone[B:].view(B, k)
-    # The edge of an absent neighbour becomes one more loop on it, which the centre never sees.
-    hub = torch.where(present, everyone[:B, None], leaf)
-    leaf, hub = leaf.reshape(-1), hub.reshape(-1)
-    edges = torch.stack([torch.cat([leaf, hub, everyone]), torch.cat([hub, leaf, everyone])])
-    length = torch.where(present, distances, 0).reshape(-1)
-    return StarGraph(nodes, edges, torch.cat([length, length, length.new_zeros(len(everyone))])[:, None])
-
-
-class GraphEncoder(nn.Module):
-    """GAT layers over the star graphs, with the distance as edge feature; gives the centres' vectors.
-
-    Args:
-        width: channels in and out.
-        layers: GAT layers; LayerNorm and ReLU between them.
-        heads: attention heads, concatenated to `width`.
-        dropout: on the attention coefficients.
-    """
-
-    def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        # star_graph adds the loops (feature 0), as fill_value=0. would: GATConv's own way reads the edge
-        # list back from the device to look for loops.
-        self.convs = nn.ModuleList(
-            GATConv(width, width // heads, heads=heads, edge_dim=1, dropout=dropout, add_self_loops=False)
-            for _ in range(layers)
-        )
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers - 1))
-
-    def forward(self, features: Tensor, graph: StarGraph, centres: int) -> Tensor:
-        """Node features (N, width) to the first `centres` nodes' outputs, (B, width)."""
-        for layer, conv in enumerate(self.convs):
-            if layer:
-                features = F.relu(self.norms[layer - 1](features))
-            features = conv(features, graph.edges, graph.distances)
-        return features[:centres]
+__all__ = ["CellEncoder", "CellEncoderConfig", "GraphEncoder", "StarGraph", "star_graph"]
 
 
 class CellEncoder(nn.Module):
@@ -141,10 +25,16 @@ class CellEncoder(nn.Module):
     averaged over gene tokens (neither context nor padding): f_trans. Every unique cell's h0 is averaged
     likewise, once, to the node feature of the GAT: f_graph. Fusion is multi-head attention with query
     f_trans, keys and values [f_trans, f_graph].
+
+    Attributes:
+        microbatch: how `DualEncoder.microbatch` reaches the transformer.
+        activation_checkpointing: keep only the layers' inputs, and compute the rest again in backward.
     """
 
     def __init__(self, config: CellEncoderConfig) -> None:
         super().__init__()
+        self.microbatch: int | None = None
+        self.activation_checkpointing = False
         if not config.vocabulary_size:
             msg = "vocabulary_size is 0; set it to the vocabulary's size before building the network"
             raise ModelError(msg)
@@ -160,13 +50,12 @@ class CellEncoder(nn.Module):
         with torch.no_grad():
             self.embeddings.weight[PAD] = 0
         self.layers = nn.ModuleList(
-            nn.TransformerEncoderLayer(
+            TransformerLayer(
                 width,
                 config.heads,
                 config.feedforward,
                 dropout=config.dropout,
                 activation=config.activation,
-                batch_first=True,
                 norm_first=config.norm_first,
             )
             for _ in range(config.depth)
@@ -204,26 +93,79 @@ class CellEncoder(nn.Module):
             ModelError: shapes that do not fit together, or sequences longer than the configuration's.
         """
         self._check(tokens, centres, neighbors, distances)
-        cell = self.transform(tokens[centres])
+        cell = self.transform(tokens[centres], lengths)
         if not self.config.graph_layers:
             return cell
         graph = star_graph(centres, neighbors, distances.to(self.embeddings.weight.dtype))
         features = self.node_features(tokens)[graph.nodes]
         return self.fuse(cell, self.graph_encoder(features, graph, len(centres)))
 
-    def transform(self, tokens: Tensor) -> Tensor:
-        """f_trans (B, width) of sequences (B, T): the transformer's mean over gene tokens."""
-        if tokens.device.type == "cpu":
-            # Reading the length back from an accelerator would cost more than its padding.
-            tokens = tokens[:, : max(CONTEXT_LENGTH, int((tokens != PAD).sum(1).max()))]
-        padding = tokens == PAD
+    def transform(self, tokens: Tensor, lengths: np.ndarray | None = None) -> Tensor:
+        """f_trans (B, width) of sequences (B, T): the transformer's mean over gene tokens.
+
+        Sequences of like length run together, each group cut to its longest (`plan_chunks`), so that padding
+        costs next to nothing; the result does not depend on it. A cell that occurs twice is encoded twice:
+        in an epoch's order the centres of a batch are distinct.
+
+        Args:
+            tokens: sequences, padded with `PAD` at their ends.
+            lengths: (B,) tokens of each, on the host. Without it they are counted on the CPU; on an
+                accelerator, where reading them back would cost more than padding, all run at full width.
+
+        Raises:
+            ModelError: `lengths` are not those of the tokens (their values are compared on the CPU only).
+        """
+        lengths = self._lengths(tokens, lengths)
+        if lengths is None:
+            return self._run(tokens, equal_chunks(len(tokens), tokens.shape[1], most=self.microbatch))
+        plan = plan_chunks(lengths, most=self.microbatch)
+        if plan.order is None:
+            return self._run(tokens, plan.chunks)
+        places = torch.from_numpy(np.stack([plan.order, np.argsort(plan.order)]))
+        if tokens.is_cuda:
+            places = places.pin_memory()  # or the copy would wait for all work before it
+        order, back = places.to(tokens.device, non_blocking=True)
+        return self._run(tokens[order], plan.chunks)[back]
+
+    def _run(self, tokens: Tensor, chunks: Sequence[Chunk]) -> Tensor:
+        """Encode chunk after chunk, in order; when training in several microbatches, keep no activations."""
+        most = self.microbatch
+        recompute = most is not None and len(tokens) > most and torch.is_grad_enabled()
+        outputs = []
+        for start, stop, width, padded in chunks:
+            part = tokens[start:stop, :width]
+            if recompute:
+                outputs.append(checkpoint(self._encode, part, padded, use_reentrant=False))
+            else:
+                outputs.append(self._encode(part, padded))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _encode(self, tokens: Tensor, padded: bool) -> Tensor:
+        """The transformer and its mean; attention goes without a mask where no token is padding."""
+        present = tokens != PAD
+        mask = present[:, None, None] if padded else None
         hidden = self.embeddings(tokens) + self.positional_embedding.weight[: tokens.shape[1]]
         for layer in self.layers:
-            hidden = layer(hidden, src_key_padding_mask=padding)
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                hidden = checkpoint(layer, hidden, mask, use_reentrant=False)
+            else:
+                hidden = layer(hidden, mask)
         hidden = self.norm(hidden)
-        genes = ~padding[:, CONTEXT_LENGTH:]
+        genes = present[:, CONTEXT_LENGTH:]
         total = hidden[:, CONTEXT_LENGTH:].masked_fill(~genes[..., None], 0).sum(1)
         return total / genes.sum(1, keepdim=True).clamp_min(1)
+
+    def _lengths(self, tokens: Tensor, lengths: np.ndarray | None) -> np.ndarray | None:
+        on_host = tokens.device.type == "cpu"
+        counted = (tokens != PAD).sum(1).numpy() if on_host else None
+        if lengths is None:
+            # The mean skips the context, but attention sees it: no sequence is shorter.
+            return None if counted is None else counted.clip(CONTEXT_LENGTH)
+        lengths = np.asarray(lengths)
+        if lengths.shape != (len(tokens),) or (on_host and not np.array_equal(lengths, counted)):
+            msg = f"lengths of shape {lengths.shape} are not those of the tokens, {tuple(tokens.shape)}"
+            raise ModelError(msg)
+        return lengths
 
     def node_features(self, tokens: Tensor) -> Tensor:
         """Mean of h0 over gene tokens for every unique cell, (U, width); 0 for a cell without genes."""

@@ -1,91 +1,33 @@
 """Both encoders, their projection heads to one space, and the learned temperature."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
 
-from past_core.models.cell_encoder import CellEncoder, CellEncoderConfig
-from past_core.models.cosine import mean_cosine
+from past_core.models.cell_encoder import CellEncoder
+from past_core.models.centering import Centering, center_projection_heads
+from past_core.models.dual_config import DualEncoderConfig
 from past_core.models.errors import ModelError
-from past_core.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from past_core.models.image_encoder import ImageEncoder
+from past_core.models.lengths import equal_chunks
+
+__all__ = [
+    "Centering",
+    "DualEncoder",
+    "DualEncoderConfig",
+    "DualOutput",
+    "ProjectionHead",
+    "Space",
+    "center_projection_heads",
+]
 
 Space = Literal["features", "joint"]
-
-
-@dataclass(frozen=True)
-class DualEncoderConfig:
-    """Both encoders and what joins them.
-
-    Args:
-        image: the image encoder.
-        cell: the cell encoder.
-        projection_dim: channels of the joint space.
-        projection_dropout: dropout in the projection heads.
-        temperature: initial temperature.
-        temperature_min: smallest temperature; at a bound the gradient stays alive.
-        temperature_max: largest temperature.
-    """
-
-    image: ImageEncoderConfig
-    cell: CellEncoderConfig
-    projection_dim: int = 256
-    projection_dropout: float = 0.1
-    temperature: float = 0.07
-    temperature_min: float = 0.01
-    temperature_max: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature_min <= self.temperature <= self.temperature_max:
-            msg = (
-                f"temperature {self.temperature} must be positive and lie in "
-                f"[{self.temperature_min}, {self.temperature_max}]"
-            )
-            raise ModelError(msg)
-        if self.projection_dim < 2 or not 0 <= self.projection_dropout < 1:
-            msg = (
-                f"projection_dim {self.projection_dim} < 2 or dropout {self.projection_dropout} not in [0, 1)"
-            )
-            raise ModelError(msg)
-
-    @classmethod
-    def from_dict(cls, stored: Mapping[str, Any], *, keep_weights: bool = False) -> Self:
-        """The configuration that `dataclasses.asdict` wrote (JSON's lists become tuples again).
-
-        Args:
-            stored: plain values.
-            keep_weights: keep the path of the image encoder's initial weights. A checkpoint holds all
-                weights itself, and that file need not exist where it is loaded.
-
-        Raises:
-            ModelError: a key is missing or unknown.
-        """
-
-        def build(kind: type, values: Any, **changes: Any) -> Any:
-            known = {field.name for field in fields(kind)}
-            if not isinstance(values, Mapping) or set(values) - known:
-                unknown = sorted(set(values) - known) if isinstance(values, Mapping) else values
-                msg = (
-                    f"the stored {kind.__name__} has unknown keys: {unknown}; was it made by a newer version?"
-                )
-                raise ModelError(msg)
-            plain = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-            try:
-                return kind(**{**plain, **changes})
-            except TypeError as error:
-                msg = f"the stored {kind.__name__} is incomplete: {error}"
-                raise ModelError(msg) from error
-
-        if not isinstance(stored, Mapping) or not {"image", "cell"} <= set(stored):
-            msg = "the stored model configuration lacks `image` or `cell`"
-            raise ModelError(msg)
-        image = build(ImageEncoderConfig, stored["image"], **({} if keep_weights else {"weights": None}))
-        return build(cls, stored, image=image, cell=build(CellEncoderConfig, stored["cell"]))
 
 
 class ProjectionHead(nn.Module):
@@ -122,10 +64,15 @@ class DualOutput(NamedTuple):
 
 
 class DualEncoder(nn.Module):
-    """Image encoder and cell encoder with heads into one space of unit vectors."""
+    """Image encoder and cell encoder with heads into one space of unit vectors.
+
+    How it runs is not part of its configuration, and in no checkpoint: `microbatch` and
+    `set_activation_checkpointing` trade time for memory and leave loss and gradients as they are.
+    """
 
     def __init__(self, config: DualEncoderConfig) -> None:
         super().__init__()
+        self._microbatch: int | None = None
         self.config = config
         self.image_encoder = ImageEncoder(config.image)
         self.cell_encoder = CellEncoder(config.cell)
@@ -141,10 +88,73 @@ class DualEncoder(nn.Module):
         raw = self.log_temperature
         return (raw.detach().clamp(low, high) + (raw - raw.detach())).exp()
 
+    @property
+    def microbatch(self) -> int | None:
+        """Cells whose activations are held at a time; None: those of the whole batch.
+
+        Both transformers then run over at most so many cells after one another, forget their activations,
+        and compute them again, microbatch by microbatch, in the backward pass (about a third more work).
+        Everything that lets cells see one another (the graph, the fusion, the heads, the loss) stays over the
+        whole batch: loss and gradients are those of one large batch, with all its negatives. Dropout inside
+        the transformers draws other masks than one large batch would, the same in both passes.
+
+        Raises:
+            ModelError: when set to less than 1, or with batch normalisation, whose statistics are a batch's.
+        """
+        return self._microbatch
+
+    @microbatch.setter
+    def microbatch(self, cells: int | None) -> None:
+        if cells is not None:
+            if cells < 1:
+                msg = f"microbatch is {cells}; expected at least 1 cell, or None for the whole batch"
+                raise ModelError(msg)
+            self._refuse_batch_norm("microbatch")
+        self._microbatch = self.cell_encoder.microbatch = cells
+
+    @property
+    def activation_checkpointing(self) -> bool:
+        """Whether layers keep only their inputs for the backward pass."""
+        return self.cell_encoder.activation_checkpointing
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Keep only the inputs of both transformers' layers, and compute the rest again in backward.
+
+        Raises:
+            ModelError: this image encoder cannot, or has batch normalisation, whose statistics a second
+                forward pass would update again.
+        """
+        if enabled:
+            self._refuse_batch_norm("activation checkpointing")
+        try:
+            self.image_encoder.model.set_grad_checkpointing(enabled)
+        except (AttributeError, AssertionError) as error:
+            if enabled:
+                msg = f"{self.config.image.name} knows no activation checkpointing; use microbatch instead"
+                raise ModelError(msg) from error
+        self.cell_encoder.activation_checkpointing = enabled
+
+    def _refuse_batch_norm(self, option: str) -> None:
+        if any(isinstance(module, _BatchNorm) for module in self.image_encoder.modules()):
+            msg = f"{option} would change the batch normalisation of {self.config.image.name}; leave it off"
+            raise ModelError(msg)
+
     def encode_image(self, images: Tensor, *, space: Space = "features") -> Tensor:
         """Patches (B, 3, L, L) to features (B, image dim) or joint unit vectors (B, dim)."""
-        features = self.image_encoder(images)
+        features = self._image_features(images)
         return features if _is_features(space) else _unit(self.image_projection(features))
+
+    def _image_features(self, images: Tensor) -> Tensor:
+        if self.microbatch is None or len(images) <= self.microbatch:
+            return self.image_encoder(images)
+        parts = []
+        for start, stop, _, _ in equal_chunks(len(images), 0, most=self.microbatch):
+            part = images[start:stop]
+            if torch.is_grad_enabled():
+                parts.append(checkpoint(self.image_encoder, part, use_reentrant=False))
+            else:
+                parts.append(self.image_encoder(part))
+        return torch.cat(parts)
 
     def encode_cell(
         self,
@@ -187,64 +197,3 @@ def _is_features(space: str) -> bool:
         msg = f"space={space!r} is not known; expected 'features' or 'joint'"
         raise ModelError(msg)
     return space == "features"
-
-
-class Centering(NamedTuple):
-    """What centring the projection heads found: mean cosine between two different cells, per side."""
-
-    cells: int
-    image_cosine_before: float
-    image_cosine_after: float
-    cell_cosine_before: float
-    cell_cosine_after: float
-
-
-@torch.no_grad()
-def center_projection_heads(model: DualEncoder, batches: Iterable[Sequence[Tensor]]) -> Centering:
-    """Spread the initial embeddings: give both heads' outputs mean 0 and unit pooled standard deviation.
-
-    Sets weight and bias of the heads' last LayerNorm. At initialisation the embeddings nearly coincide
-    and the similarity targets are near uniform, from where training ends in a few clusters; centred, the
-    same training retrieves several times better. Call it once on about 512 training cells, before the
-    model is wrapped for several processes (each must see the same cells), and never on loaded weights.
-
-    Args:
-        model: a fresh model, on the device of the batches.
-        batches: arguments of `DualEncoder.forward`, batch after batch.
-
-    Raises:
-        ModelError: fewer than two cells, or all cells have the same embedding.
-    """
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    image: list[Tensor] = []
-    cell: list[Tensor] = []
-    try:
-        for images, *cells in batches:
-            image.append(model.image_projection(model.encode_image(images)).double())
-            cell.append(model.cell_projection(model.encode_cell(*cells)).double())
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    n = sum(map(len, image))
-    if n < 2:
-        msg = f"centring the projection heads needs at least two cells (512 are usual), got {n}"
-        raise ModelError(msg)
-    cosines = []
-    for name, head, parts in (
-        ("image", model.image_projection, image),
-        ("cell", model.cell_projection, cell),
-    ):
-        outputs = torch.cat(parts)
-        centred = outputs - outputs.mean(0)
-        std = centred.square().mean().sqrt()
-        if not std > 1e-6:
-            msg = (
-                f"all {n} cells have the same {name} embedding (spread {std:.1e}); are the inputs all equal?"
-            )
-            raise ModelError(msg)
-        norm = head.layer_norm
-        norm.bias.copy_((norm.bias - outputs.mean(0)) / std)
-        norm.weight.div_(std)
-        cosines += [mean_cosine(outputs), mean_cosine(centred)]
-    return Centering(n, *(float(cosine) for cosine in cosines))

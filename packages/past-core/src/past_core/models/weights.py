@@ -3,6 +3,7 @@
 import logging
 import math
 import pickle
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -51,7 +52,8 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
 def load_weights(model: nn.Module, path: str | Path) -> None:
     """Load a timm state dict completely; only a classifier (`head.*`, `fc.*`, ...) may be left over.
 
-    The position embedding of a ViT at another image size is resampled to the model's.
+    The position embedding of a ViT at another image size is resampled to the model's, and layouts that timm
+    itself knows how to convert (older versions, original releases) are converted.
 
     Raises:
         WeightsNotFoundError: no such file.
@@ -62,6 +64,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     for prefix in (classifier,) if isinstance(classifier, str) else classifier:
         for key in [key for key in state if key.startswith(f"{prefix}.") and key not in model.state_dict()]:
             del state[key]
+    if set(state) != set(model.state_dict()):
+        state = _timm_layout(model, state)
     _resample_positions(model, state)
     load_state(model, state, path)
 
@@ -93,6 +97,18 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
         raise ModelError(msg)
     model.load_state_dict(state)
     logger.info("loaded %d tensors from %s", len(own), path)
+
+
+def _timm_layout(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What timm's own filter of the model's family makes of a state dict; unchanged where it fails."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        return dict(convert(dict(state), model))
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        logger.debug("timm cannot convert this layout: %s", error)
+        return state
 
 
 def _resample_positions(model: nn.Module, state: dict[str, Tensor]) -> None:
