@@ -14,7 +14,6 @@ from scipy.sparse import csr_matrix
 import past_core
 from past_core.checkpoint import save_checkpoint
 from past_core.encoders import (
-    IMAGE_ENCODERS,
     EncoderError,
     EncoderNotFoundError,
     load_cell_encoder,
@@ -106,20 +105,6 @@ def test_fingerprint_is_the_same_after_moving(path):
     torch.testing.assert_close(moved(IMAGES).cpu(), encoder(IMAGES), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["conch", "ctranspath", "plip", "chief"])
-def test_encoders_that_cannot_be_built_say_why(name):
-    with pytest.raises(EncoderError, match=f"{name} cannot be loaded"):
-        load_image_encoder(name)
-
-
-@pytest.mark.parametrize("name", [*IMAGE_ENCODERS, "timm:resnet18.a1_in1k"])
-def test_absent_weights_say_where_to_get_them(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("PAST_CACHE", str(tmp_path))
-    with pytest.raises(EncoderNotFoundError, match=r"huggingface\.co") as caught:
-        load_image_encoder(name)
-    assert str(tmp_path / "weights" / name.removeprefix("timm:")) in str(caught.value)
-
-
 def test_timm_weights_from_a_file(tmp_path, monkeypatch):
     """A small stand-in: its own file, its normalisation, its pooled features."""
     monkeypatch.setenv("PAST_CACHE", str(tmp_path))
@@ -144,7 +129,7 @@ def test_timm_weights_from_a_file(tmp_path, monkeypatch):
 
 
 def test_the_demo_comes_with_the_package(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("past_core.encoders.files", lambda _: tmp_path)
+    monkeypatch.setattr("past_core.encoders.loading.files", lambda _: tmp_path)
     with pytest.raises(EncoderNotFoundError, match="holds no demo encoder"):
         load_image_encoder("demo")
     (tmp_path / "assets").mkdir()
@@ -254,6 +239,20 @@ def test_both_from_one_reading(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PAST_CACHE", str(tmp_path))
     with pytest.raises(EncoderNotFoundError):
         load_encoders("uni")
+
+
+def test_precision(path):
+    exact = load_image_encoder(path)(IMAGES)
+    encoder = load_image_encoder(path).to("cpu", "bf16")
+    got = encoder(IMAGES)
+    assert got.dtype == torch.float32
+    assert 1e-6 < (got - exact).abs().max() < 0.1 * exact.abs().max()
+    assert encoder.fingerprint == load_image_encoder(path).fingerprint  # of the weights, which are the same
+    torch.testing.assert_close(encoder.to("cpu", "32")(IMAGES), exact)
+    with pytest.raises(EncoderError, match="accelerators"):
+        encoder.to("cpu", "fp16")
+    with pytest.raises(EncoderError, match="expected 32, bf16, fp16"):
+        encoder.to("cpu", "8")
 
 
 def test_devices():

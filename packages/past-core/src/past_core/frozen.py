@@ -13,6 +13,8 @@ from past_core.errors import PastError
 from past_core.models.image_encoder import ImageEncoder
 
 Space = Literal["features", "joint"]
+PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""In which type the network's products are taken; weights and normalisation stay float32."""
 
 
 class EncoderError(PastError, ValueError):
@@ -36,7 +38,10 @@ class FrozenEncoder:
         std: channel standard deviations.
         fingerprint: sha256 of weights and preprocessing, for caches; the same on every device.
         demo: whether it was trained on synthetic tissue.
+        precision: "32", or "bf16" or "fp16" for faster and less exact vectors.
     """
+
+    precision: str = "32"
 
     def __init__(
         self, name: str, encoder: ImageEncoder, head: nn.Module | None = None, *, demo: bool = False
@@ -72,8 +77,18 @@ class FrozenEncoder:
         """Where it runs."""
         return self._encoder.scale.device
 
-    def to(self, device: str | torch.device) -> Self:
-        """Moves it."""
+    def to(self, device: str | torch.device, precision: str | None = None) -> Self:
+        """Moves it, and sets the precision where one is given.
+
+        Raises:
+            EncoderError: an unknown precision, or "fp16" on the CPU.
+        """
+        if precision is not None:
+            if precision not in PRECISIONS:
+                raise EncoderError(f"precision {precision!r}; expected {', '.join(PRECISIONS)}")
+            if precision == "fp16" and torch.device(device).type == "cpu":
+                raise EncoderError("fp16 is for accelerators; on the CPU use 32, or bf16 where it is faster")
+            self.precision = precision
         self._encoder.to(device)
         if self._head is not None:
             self._head.to(device)
@@ -92,10 +107,13 @@ class FrozenEncoder:
         Raises:
             ModelError: another shape.
         """
-        images = torch.as_tensor(images).to(self.device, non_blocking=True)
-        features = self._encoder(images)
-        if self._head is not None:
-            features = nn.functional.normalize(self._head(features).float(), dim=-1)
+        device = self.device
+        images = torch.as_tensor(images).to(device, non_blocking=True)
+        low = self.precision != "32"
+        with torch.autocast(device.type, PRECISIONS[self.precision] if low else None, enabled=low):
+            features = self._encoder(images)
+            if self._head is not None:
+                features = nn.functional.normalize(self._head(features).float(), dim=-1)
         return features.float()
 
     def __repr__(self) -> str:
