@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from past_core.ingest.store import SlideStore
+from past_core.remote import Location, RemotePath
 
 
 def describe_store(store: SlideStore) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def describe_store(store: SlideStore) -> dict[str, Any]:
     return {
         "kind": "slide store",
         "path": str(store.path),
-        "bytes": sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file()),
+        "bytes": _bytes(store.path),
         "name": store.name,
         "patient": store.manifest.get("patient"),
         "cancer_type": store.cancer_type,
@@ -54,14 +55,14 @@ def describe_store(store: SlideStore) -> dict[str, Any]:
 
 def store_table(description: dict[str, Any]) -> Table:
     """Lays a description out as a table of two columns for a terminal."""
-    image = description["image"]
+    image, size = description["image"], description["bytes"]
     width_mm, height_mm = (image[side] * image["mpp"] / 1000 for side in ("width", "height"))
     failed = ", ".join(f"{count:,} {reason}" for reason, count in description["reasons"].items())
     table = Table(title=Text(description["name"]), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     rows = {
-        "Store": f"{description['path']} ({description['bytes'] / 2**20:,.1f} MiB)",
+        "Store": description["path"] + ("" if size is None else f" ({size / 2**20:,.1f} MiB)"),
         "Patient": description["patient"],
         "Cancer type": description["cancer_type"],
         "Assay": f"{description['assay']}, {description['organism']}, {description['modality']}",
@@ -79,6 +80,13 @@ def store_table(description: dict[str, Any]) -> Table:
     for key, value in rows.items():
         table.add_row(key, Text(str(value)) if value else "-")
     return table
+
+
+def _bytes(path: Location) -> int | None:
+    """Size on disk; unknown behind a URL, where it would take a request a file."""
+    if isinstance(path, RemotePath):
+        return None
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _per_cell(description: dict[str, Any]) -> str | None:

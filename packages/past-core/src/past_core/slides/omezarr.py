@@ -1,11 +1,12 @@
 """OME-Zarr images (NGFF 0.4 and 0.5) through tensorstore."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from past_core.errors import PastError
+from past_core.remote import Location, open_kvstore, remote_error
 from past_core.slides.errors import SlideError
 from past_core.slides.slide import Slide, square_mpp
 
@@ -32,9 +33,10 @@ class OmeZarrSlide(Slide):
 
     Raises:
         SlideError: incomplete metadata, missing levels, or not an RGB uint8 image.
+        RemoteError: a URL that cannot be reached, or may not be read.
     """
 
-    def __init__(self, path: Path, attributes: dict, *, mpp: float | None = None) -> None:
+    def __init__(self, path: Location, attributes: dict, *, mpp: float | None = None) -> None:
         ome = attributes.get("ome", attributes)
         try:
             image = ome["multiscales"][0]
@@ -51,7 +53,7 @@ class OmeZarrSlide(Slide):
         scales = datasets[0][1] if datasets else []
         super().__init__(path, sizes, mpp if mpp is not None else _stated_mpp(path, axes, scales))
 
-    def _open(self, path: Path, name: str) -> Any:
+    def _open(self, path: Location, name: str) -> Any:
         import tensorstore as ts
 
         folder = (path / name).resolve()
@@ -60,15 +62,20 @@ class OmeZarrSlide(Slide):
         driver = "zarr3" if (folder / "zarr.json").is_file() else "zarr"
         try:
             return ts.open(
-                {"driver": driver, "kvstore": {"driver": "file", "path": f"{folder}/"}},
+                {"driver": driver, "recheck_cached_data": "open"},
+                kvstore=open_kvstore(folder, pixels=True),
                 context=ts.Context({"cache_pool": {"total_bytes_limit": CACHE_BYTES}}),
                 open=True,
                 read=True,
             ).result()
+        except PastError:
+            raise
         except (ValueError, OSError) as error:
-            raise SlideError(f"{path}: cannot open level {name!r}: {_first_line(error)}") from error
+            raise remote_error(error, folder) or SlideError(
+                f"{path}: cannot open level {name!r}: {_first_line(error)}"
+            ) from error
 
-    def _squeeze(self, path: Path, names: str, k: int) -> tuple[int, int]:
+    def _squeeze(self, path: Location, names: str, k: int) -> tuple[int, int]:
         """Drops axes of length one, leaving (c, y, x); returns (height, width)."""
         array = self._arrays[k]
         shape = dict(zip(names, array.shape, strict=False))
@@ -94,7 +101,7 @@ class OmeZarrSlide(Slide):
         try:
             window = self._arrays[level][:, y : y + height, x : x + width].read().result()
         except (ValueError, OSError) as error:
-            raise SlideError(
+            raise remote_error(error, self.path) or SlideError(
                 f"{self.path}: damaged data in level {level} at row {y}, column {x}: {_first_line(error)}"
             ) from error
         return np.ascontiguousarray(window)
@@ -104,7 +111,7 @@ class OmeZarrSlide(Slide):
         self._arrays = []
 
 
-def _stated_mpp(path: Path, axes: list[dict], transforms: Any) -> float | None:
+def _stated_mpp(path: Location, axes: list[dict], transforms: Any) -> float | None:
     """µm per pixel from the first level's scale, None where the axes carry no unit of length."""
     units = {str(axis["name"]): MICROMETRES.get(str(axis.get("unit", ""))) for axis in axes}
     position = {str(axis["name"]): k for k, axis in enumerate(axes)}

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from past_core.errors import PastError
+from past_core.remote import Location, RemotePath, locate
 from past_core.slides.errors import SlideError, SlideNotFoundError
 from past_core.slides.slide import Slide
 
@@ -20,19 +22,22 @@ LATER = {
 SUPPORTED = "SVS, TIFF, OME-TIFF, PNG, JPEG, OME-Zarr and slide stores"
 
 
-def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
+def open_slide(path: str | Location, *, mpp: float | None = None) -> Slide:
     """Opens a slide of any supported kind; what it is, is told from its content.
 
     Args:
         path: an SVS, a tiled, stripped or pyramidal TIFF, an OME-TIFF, a PNG, a JPEG, an OME-Zarr folder,
-            or a slide store that `past ingest` wrote.
+            or a slide store that `past ingest` wrote. The last two also by URL: s3://, gs://, http(s)://.
         mpp: µm per level-0 pixel, overriding what the file states.
 
     Raises:
         SlideNotFoundError: nothing is there.
         SlideError: truncated, damaged, not an RGB image, or a format that is not read.
+        RemoteError: a URL that cannot be reached, or may not be read.
     """
-    path = Path(path)
+    path = locate(path)
+    if isinstance(path, RemotePath):
+        return _open_remote(path, mpp)
     if not path.exists():
         raise SlideNotFoundError(f"{path}: no such slide; expected one of {SUPPORTED}")
     if path.is_dir():
@@ -63,8 +68,28 @@ def open_slide(path: str | Path, *, mpp: float | None = None) -> Slide:
     )
 
 
+def _open_remote(path: RemotePath, mpp: float | None) -> Slide:
+    try:
+        attributes = read_attributes(path)
+    except SlideError as error:
+        raise SlideError(f"{error}; upload it again") from error
+    if attributes:
+        return _open_group(path, attributes, mpp)
+    if path.is_file():
+        raise SlideError(
+            f"{path}: only slide stores and OME-Zarr are read from a URL, by the region; "
+            "copy this file to local disk first"
+        )
+    raise SlideNotFoundError(
+        f"{path}: no slide there (no zarr.json or .zattrs); is it uploaded, and the URL right?"
+    )
+
+
 def _open_folder(path: Path, mpp: float | None) -> Slide:
-    attributes = read_attributes(path)
+    return _open_group(path, read_attributes(path), mpp)
+
+
+def _open_group(path: Location, attributes: dict, mpp: float | None) -> Slide:
     if "past" in attributes:
         from past_core.slides.stored import StoredSlide
 
@@ -74,10 +99,13 @@ def _open_folder(path: Path, mpp: float | None) -> Slide:
     if _multiscales(attributes):
         return OmeZarrSlide(path, attributes, mpp=mpp)
     # A SpatialData store holds its images in `images/`, a converted whole slide its first series in `0/`.
-    candidates = (
-        [path / "0"] if "bioformats2raw.layout" in _ngff(attributes) else sorted(path.glob("images/*"))
-    )
-    found = [(c, a) for c in candidates if c.is_dir() and _multiscales(a := read_attributes(c))]
+    if "bioformats2raw.layout" in _ngff(attributes):
+        candidates = [path / "0"]
+    elif isinstance(path, RemotePath):  # a listing might take minutes
+        raise SlideError(f"{path}: holds no image of its own; name one in it, as in {path / 'images/NAME'}")
+    else:
+        candidates = [folder for folder in sorted(path.glob("images/*")) if folder.is_dir()]
+    found = [(c, a) for c in candidates if _multiscales(a := read_attributes(c))]
     if len(found) == 1:
         return OmeZarrSlide(*found[0], mpp=mpp)
     if found:
@@ -88,18 +116,21 @@ def _open_folder(path: Path, mpp: float | None) -> Slide:
     )
 
 
-def read_attributes(path: Path) -> dict:
+def read_attributes(path: Location) -> dict:
     """Attributes of a zarr group, version 3 or 2; empty where there are none.
 
     Raises:
         SlideError: the metadata is not valid JSON.
+        RemoteError: a URL that cannot be reached, or may not be read.
     """
     for name, key in (("zarr.json", "attributes"), (".zattrs", None)):
         file = path / name
-        if not file.is_file():
-            continue
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PastError:
+            raise
         except (ValueError, OSError) as error:
             raise SlideError(f"{file}: not valid zarr metadata ({error}); the store is truncated") from error
         attributes = content.get(key, {}) if key and isinstance(content, dict) else content

@@ -5,13 +5,13 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from past_core.remote import Location, locate
 from past_core.slides.errors import SlideError
 from past_core.slides.patches import patches
 from past_core.slides.resample import Taps, resample, taps
@@ -51,8 +51,8 @@ class Slide(ABC):
         SlideError: a level without pixels, or an mpp that is not a positive number.
     """
 
-    def __init__(self, path: str | Path, sizes: list[tuple[int, int]], mpp: float | None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Location, sizes: list[tuple[int, int]], mpp: float | None) -> None:
+        self.path = locate(path)
         self.name = self.path.name
         if mpp is not None and not (np.isfinite(mpp) and mpp > 0):
             raise SlideError(f"{path}: mpp is {mpp}; expected a positive number of µm per pixel")
@@ -242,7 +242,7 @@ def _downsample(base: tuple[int, int], size: tuple[int, int]) -> float:
     return factor
 
 
-def square_mpp(path: Path, x: float, y: float) -> float | None:
+def square_mpp(path: Location, x: float, y: float) -> float | None:
     """One resolution from two; None where they are not positive numbers.
 
     Raises:
