@@ -14,6 +14,7 @@ from past_core.losses import contrastive_loss
 from past_core.models.cell_encoder import CellEncoder, CellEncoderConfig, star_graph
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig, ProjectionHead
 from past_core.models.image_encoder import ImageEncoderConfig
+from past_core.models.lengths import plan_chunks
 
 EXACT = 1e-9
 """Products are counted exactly; attention too, as the meta device takes the path that recomputes nothing."""
@@ -162,6 +163,44 @@ def test_a_whole_step_equals_the_counter(graph_layers: int):
     again = 3 * 2 * cells * 5**2 * 96 + 2 * 2 * cells * 33**2 * 32  # image, cell: layers x 2 T T width
     again += 2 * cells * 2 * 32 if graph_layers else 0  # fusion: one query, two keys
     close(counted, flops.sum_flops(parts) + flops.Flops(0, again))
+
+
+@pytest.mark.parametrize(("norm_first", "image"), [(False, {}), (True, {"init_values": 1e-5})])
+@pytest.mark.parametrize(
+    ("microbatch", "checkpointing"), [(None, False), (None, True), (4, False), (4, True)]
+)
+def test_padding_and_recomputation_equal_the_counter(
+    norm_first: bool, image: dict, microbatch: int | None, checkpointing: bool
+):
+    config = DualEncoderConfig(
+        ImageEncoderConfig("vit_tiny_patch16_224", image_size=32, options=SMALL_VIT | image),
+        cell_config(graph_layers=0, norm_first=norm_first, max_genes=300),
+        projection_dim=16,
+    )
+    lengths = np.array([10, 300, 12, 290, 11, 8, 12, 9, 10, 10])
+    tokens = torch.full((10, 303), 40)
+    for row, length in enumerate(lengths):
+        tokens[row, length:] = 1
+    near = torch.zeros(10, 2, dtype=torch.long)
+    images, centres = torch.rand(10, 3, 32, 32), torch.arange(10)
+    model = DualEncoder(config).train()
+
+    def step():
+        return contrastive_loss(**model(images, tokens, centres, near, near.float(), lengths)._asdict()).loss
+
+    plain = count(step)
+    model.microbatch = microbatch
+    model.set_activation_checkpointing(checkpointing)
+    counted = count(step)
+    extra = flops.extra_flops(config, lengths, microbatch=microbatch, checkpointing=checkpointing)
+    own = flops.sum_flops(flops.step_flops(config, lengths, neighbors=2))
+    chunks = plan_chunks(lengths, most=microbatch).chunks
+    again = 3 * 2 * 10 * 5**2 * 96  # what the CPU's flash attention computes again, as above
+    again += 2 * 2 * 32 * sum((c.stop - c.start) * c.width**2 for c in chunks)
+    assert counted.training == pytest.approx(own.training + sum(extra.values()) + again, rel=EXACT)
+    assert (extra["recomputation"] > 0) == (microbatch is not None or checkpointing)
+    if microbatch is None:
+        assert counted.training - plain.training == pytest.approx(extra["recomputation"], rel=EXACT)
 
 
 def test_the_papers_dual_encoder():

@@ -21,6 +21,7 @@ from torch import nn
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoderConfig
 from past_core.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from past_core.models.lengths import plan_chunks
 
 NEIGHBORS = 8
 """Neighbours that ingestion stores for each cell."""
@@ -119,14 +120,26 @@ def vit_shape(config: ImageEncoderConfig) -> VitShape | None:
 
 
 def meta_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
-    """The encoder without memory for its weights."""
+    """The encoder without memory for its weights; one and the same for equal configurations."""
+    return _meta_image_encoder(_key(config))
+
+
+@functools.lru_cache(maxsize=8)
+def _meta_image_encoder(key: str) -> ImageEncoder:
     with torch.device("meta"):
-        return ImageEncoder(replace(config, weights=None, position_init="timm"))
+        return ImageEncoder(
+            replace(ImageEncoderConfig(**json.loads(key)), weights=None, position_init="timm")
+        )
+
+
+def _key(config: ImageEncoderConfig) -> str:
+    # A configuration holds a dict of timm's options, which cannot be hashed.
+    return json.dumps(asdict(config), sort_keys=True)
 
 
 def image_flops(config: ImageEncoderConfig) -> Flops:
     """One patch through the image encoder: by formula for a ViT, else by torch's counter without data."""
-    return _image_flops(json.dumps(asdict(config), sort_keys=True))
+    return _image_flops(_key(config))
 
 
 @functools.lru_cache(maxsize=32)
@@ -231,6 +244,50 @@ def step_flops(
     }
 
 
+def extra_flops(
+    config: DualEncoderConfig,
+    lengths: ArrayLike,
+    *,
+    microbatch: int | None = None,
+    checkpointing: bool = False,
+) -> dict[str, float]:
+    """What a rank's step runs beyond the mathematics: `padding`, and `recomputation` to save memory.
+
+    Args:
+        config: the model.
+        lengths: (B,) tokens of the rank's centres.
+        microbatch: as `DualEncoder.microbatch`: both encoders run forward twice.
+        checkpointing: as `DualEncoder.activation_checkpointing`: their layers run forward once more, but for
+            a layer's last product if nothing after it needs keeping.
+    """
+    lengths = np.asarray(lengths)
+    cells = len(lengths)
+    chunks = plan_chunks(lengths, most=microbatch).chunks
+    padded = np.concatenate([np.full(chunk.stop - chunk.start, chunk.width) for chunk in chunks])
+    transform = transform_flops(config.cell, padded)
+    again = 0.0
+    if microbatch is not None and microbatch < cells:
+        again += cells * image_flops(config.image).forward + transform.forward
+    if checkpointing:
+        last = product(padded.sum(), config.cell.feedforward, config.cell.width).forward
+        layer = transformer_layer_flops(config.cell, padded).forward
+        again += config.cell.depth * (layer - (last if config.cell.norm_first else 0.0))
+        again += cells * _checkpointed_image_flops(config.image)
+    return {
+        "padding": transform.training - transform_flops(config.cell, lengths).training,
+        "recomputation": again,
+    }
+
+
+def _checkpointed_image_flops(config: ImageEncoderConfig) -> float:
+    shape = vit_shape(config)
+    if shape is None:
+        return image_flops(config).forward
+    # Layer scale keeps the last product's outcome, which is then computed again too.
+    last = 0.0 if shape.layer_scale else product(shape.tokens, shape.hidden, shape.width).forward
+    return shape.depth * (vit_block_flops(shape).forward - last)
+
+
 def sum_flops(parts: dict[str, Flops]) -> Flops:
     """All components together."""
     return functools.reduce(Flops.__add__, parts.values(), Flops())
@@ -238,9 +295,4 @@ def sum_flops(parts: dict[str, Flops]) -> Flops:
 
 def image_width(config: ImageEncoderConfig) -> int:
     """Channels of the image encoder's output."""
-    return _image_width(json.dumps(asdict(config), sort_keys=True))
-
-
-@functools.lru_cache(maxsize=32)
-def _image_width(key: str) -> int:
-    return meta_image_encoder(ImageEncoderConfig(**json.loads(key))).dim
+    return meta_image_encoder(config).dim
