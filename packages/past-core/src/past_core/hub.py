@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from past_core.checkpoint.errors import CheckpointError, CheckpointNotFoundError
-from past_core.checkpoint.folder import CONFIG, LIBRARY, VOCABULARY, WEIGHTS, read_json
+from past_core.checkpoint.folder import CONFIG, LIBRARY, MAX_JSON, VOCABULARY, WEIGHTS, read_json
 from past_core.errors import PastError
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "hf-hub:"
 _ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)(?:@(?P<revision>[^@\s]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = {".ckpt", ".safetensors", ".pt", ".pth", ".bin", ".zarr", ".h5ad", ".csv", ".yaml", ".json"}
 
 
@@ -107,61 +108,87 @@ def fetch_snapshot(hub_id: HubId, *, revision: str | None = None) -> Snapshot:
 def _fetch(repository: str, name: str, revision: str) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
-    page, at = f"huggingface.co/{repository}", f"{repository} at {revision}"
+    pinned = _COMMIT.fullmatch(revision) is not None
+    failure = None if pinned and _in_cache(repository, name, revision) else _ask(repository, name, revision)
     try:
-        return Path(hf_hub_download(repository, name, revision=revision, library_name=LIBRARY))
-    except errors.GatedRepoError as error:
-        raise HubAccessError(
+        return Path(
+            hf_hub_download(
+                repository,
+                name,
+                revision=revision,
+                library_name=LIBRARY,
+                local_files_only=failure is not None,
+            )
+        )
+    except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:
+        raise _explain(failure or error, repository, name, revision) from error
+
+
+def _in_cache(repository: str, name: str, revision: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
+
+
+def _ask(repository: str, name: str, revision: str) -> Exception | None:
+    """Asks the hub for a file's size: None where it has the file, else why it cannot be had from there now.
+
+    Once, other than `hf_hub_download`, which asks six times within half a minute before it says so.
+
+    Raises:
+        HubNotFoundError: the hub says that there is no such revision or file.
+        CheckpointError: the file is larger than any of its kind.
+    """
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_url
+
+    try:
+        found = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision), library_name=LIBRARY)
+    except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as error:
+        raise _explain(error, repository, name, revision) from error
+    except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:
+        return error
+    if name != WEIGHTS and (found.size or 0) > MAX_JSON:
+        raise CheckpointError(
+            f"{repository}: {name} has {found.size:,} bytes; that is no file of `past export`"
+        )
+    return None
+
+
+def _explain(error: Exception, repository: str, name: str, revision: str) -> PastError:
+    """What went wrong at the hub, with what to do about it."""
+    from huggingface_hub import errors
+
+    page, at = f"huggingface.co/{repository}", f"{repository} at {revision}"
+    if isinstance(error, errors.GatedRepoError):
+        return HubAccessError(
             f"{repository} is gated: ask for access on {page}, then log in with `hf auth login` or set "
             "HF_TOKEN; or get its files on another machine and give their folder"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise HubNotFoundError(
+        )
+    if isinstance(error, errors.RevisionNotFoundError):
+        return HubNotFoundError(
             f"{repository} has no revision {revision!r}; see {page}/commits/main, or leave the revision out"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise HubNotFoundError(
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return HubNotFoundError(
             f"no path {repository!r} here and no such repository on the hub, or a private one: check the "
             f"spelling on {page}, log in with `hf auth login` where it is private, or give an existing path"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        if _status(error.__cause__) in (401, 403):
-            raise _refused(at, page) from error
-        raise HubUnavailableError(
-            f"{name} of {at} is not in the cache and the hub cannot be reached ({_reason(error)}): connect "
-            "(and unset HF_HUB_OFFLINE), or copy the folder from another machine (`hf download` there) and "
-            "give its path"
-        ) from error
-    except errors.EntryNotFoundError as error:
-        raise HubNotFoundError(
+        )
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return HubNotFoundError(
             f"{at} holds no PAST model: there is no {name}; expected the files of `past export`"
-        ) from error
-    except (errors.HTTPError, OSError, ValueError, RuntimeError) as error:
-        if _status(error) in (401, 403):
-            raise _refused(at, page) from error
-        raise HubUnavailableError(
-            f"{name} of {at} could not be fetched ({_reason(error)}); try again, or give a path of its files"
-        ) from error
-
-
-def _status(error: BaseException | None) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
-
-
-def _refused(at: str, page: str) -> HubAccessError:
-    return HubAccessError(
-        f"the hub refuses access to {at}: log in with `hf auth login` or set HF_TOKEN to a token that may "
-        f"read {page}"
+        )
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403):
+        return HubAccessError(
+            f"the hub refuses access to {at}: log in with `hf auth login`, or set HF_TOKEN to one that may "
+            f"read {page}"
+        )
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        reason = "HF_HUB_OFFLINE is set"
+    else:
+        reason = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+    return HubUnavailableError(
+        f"no path {repository!r} here; {name} of {at} is not in the hub's cache and could not be fetched "
+        f"({reason}): connect, unset HF_HUB_OFFLINE, or copy the folder from another machine (`hf download` "
+        "there) and give its path"
     )
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the innermost cause: huggingface_hub wraps what went wrong in long advice."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE is set"
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__

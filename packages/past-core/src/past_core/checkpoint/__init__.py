@@ -13,7 +13,7 @@ from past_core.checkpoint.folder import is_export
 from past_core.checkpoint.format import FORMAT
 from past_core.checkpoint.loading import load_checkpoint, load_model
 from past_core.checkpoint.locate import Located, locate
-from past_core.checkpoint.record import training_record
+from past_core.checkpoint.record import settings_of, training_record
 from past_core.checkpoint.runs import find_checkpoint, is_run
 from past_core.checkpoint.saving import export_checkpoint, save_checkpoint
 
@@ -34,5 +34,6 @@ __all__ = [
     "locate",
     "read_checkpoint",
     "save_checkpoint",
+    "settings_of",
     "training_record",
 ]

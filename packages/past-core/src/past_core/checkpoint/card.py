@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from past_core.checkpoint.content import PastCheckpoint
+from past_core.checkpoint.record import read_record
 
 TAGS = (
     "histopathology",
@@ -29,8 +30,7 @@ def model_card(checkpoint: PastCheckpoint, *, name: str, license: str | None = N
     """
     if license is None:
         license = "apache-2.0" if checkpoint.demo else "unknown"  # noqa: A001
-    training = checkpoint.info.get("training")
-    training = training if isinstance(training, Mapping) else {}
+    training = read_record(checkpoint.info)
     sections = [
         _front_matter(license),
         f"# {name}\n\n{_what(checkpoint)}",
@@ -154,78 +154,67 @@ def _architecture(checkpoint: PastCheckpoint) -> str:
         rows.append((part, f"{_parameters(module):,}", settings))
     heads = _parameters(model.image_projection) + _parameters(model.cell_projection)
     rows.append(("Projection heads", f"{heads:,}", f"to {config.projection_dim}, two"))
-    rows.append(("All", f"{_parameters(model):,}", f"temperature {float(model.temperature):.4g}, learned"))
+    rows.append(("All", f"{_parameters(model):,}", f"temperature {model.temperature.item():.4g}, learned"))
     return _table(("Part", "Parameters", "Settings"), rows)
 
 
 def _data(training: Mapping[str, Any]) -> str:
-    slides = [slide for slide in training.get("train") or [] if isinstance(slide, Mapping)]
-    held_out = [slide for slide in training.get("validation") or [] if isinstance(slide, Mapping)]
+    slides, held_out = training["train"], training["validation"]
     if not slides:
-        names = ", ".join(map(str, training.get("slides") or []))
+        names = ", ".join(training["slides"])
         if names:
             return (
                 f"The checkpoint names its training slides ({_cell(names)}), but not their cells and hashes."
             )
         return "The checkpoint does not record which slides it was trained on."
-    cells = sum(int(slide.get("cells") or 0) for slide in slides)
-    patients = len({slide.get("patient") for slide in slides})
+    cells = sum(slide["cells"] for slide in slides)
+    patients = len({str(slide.get("patient")) for slide in slides})
     text = f"{cells:,} cells of {len(slides)} slides and {patients} patients. Held out: "
     text += f"{len(held_out)} slides, below. " if held_out else "nothing. "
     text += (
         "The manifest hash is the sha256 of a slide store's manifest, sources those of the files behind it."
     )
     rows = [
-        (use, *(_value(slide.get(key)) for key in ("name", "patient", "cancer_type", "assay", "organism")),
-         f"{int(slide.get('cells') or 0):,}", f"`{str(slide.get('manifest'))[:16]}`", _sources(slide))
+        (
+            use,
+            *(_value(slide.get(key)) for key in ("name", "patient", "cancer_type", "assay", "organism")),
+            f"{slide['cells']:,}",
+            f"`{slide['manifest'][:16]}`",
+            ", ".join(f"{label} `{str(digest)[:12]}`" for label, digest in slide["sources"].items()) or "-",
+        )
         for use, part in (("training", slides), ("held out", held_out))
         for slide in part
-    ]  # fmt: skip
+    ]
     header = ("Use", "Slide", "Patient", "Cancer", "Assay", "Organism", "Cells", "Manifest", "Sources")
     return f"{text}\n\n{_table(header, rows)}\n\nWhole hashes: `training` in `config.json`."
 
 
-def _sources(slide: Mapping[str, Any]) -> str:
-    sources = slide.get("sources")
-    if not isinstance(sources, Mapping) or not sources:
-        return "not recorded"
-    return ", ".join(f"{label} `{str(digest)[:12]}`" for label, digest in sources.items())
-
-
 def _settings(checkpoint: PastCheckpoint, training: Mapping[str, Any]) -> str:
-    software = checkpoint.info.get("software", "not recorded")
-    lines = [f"Software: {software}."]
-    if "step" in training:
-        lines.append(
-            f"Weights after {int(training['step']):,} optimiser steps (epoch {training.get('epoch')})."
-        )
-    settings = training.get("settings")
-    if not isinstance(settings, Mapping) or not settings:
-        return " ".join([*lines, "Hyper-parameters and seeds are not recorded."])
-    rows = [(f"`{key}`", _value(value)) for key, value in settings.items()]
-    return f"{' '.join(lines)}\n\n{_table(('Setting', 'Value'), rows)}"
+    text = f"Software: {_cell(checkpoint.info.get('software', 'not recorded'))}."
+    if training["step"] is not None:
+        text += f" Weights after {training['step']:,} optimiser steps (epoch {training['epoch']})."
+    if not training["settings"]:
+        return f"{text} Hyper-parameters and seeds are not recorded."
+    rows = [(f"`{key}`", _value(value)) for key, value in training["settings"].items()]
+    return f"{text}\n\n{_table(('Setting', 'Value'), rows)}"
 
 
 def _metrics(training: Mapping[str, Any]) -> str:
-    metrics = training.get("metrics")
-    metrics = metrics if isinstance(metrics, Mapping) else {}
+    metrics = training["metrics"]
     rows = [row for label, key in DIRECTIONS.items() for row in _direction(metrics, label, key)]
     if not rows:
         return (
             "The checkpoint records no validation figures: none was made before it was saved, or it is older."
         )
-    gallery = metrics.get("val/gallery")
-    text = "Retrieval within every held-out slide, mean over slides: how often a cell's partner on the other "
-    text += "side is among the k nearest"
-    text += (
-        f" of all cells of the slide ({gallery:,.0f} on average)."
-        if gallery
-        else "; gallery size not recorded."
+    gallery, enrichment = metrics.get("val/gallery"), metrics.get("val/enrichment@10")
+    size = f"of {gallery:,.0f} on average" if gallery is not None else "their number is not recorded"
+    text = (
+        "Retrieval within every held-out slide, mean over slides: how often a cell's partner on the other "
+        f"side is among the k nearest of all cells of the slide ({size})."
     )
-    at, step = training.get("validated_at"), training.get("step")
+    at, step = training["validated_at"], training["step"]
     if at is not None and at != step:
-        text += f" Measured at step {at:,}; the weights are of step {step:,}."
-    enrichment = metrics.get("val/enrichment@10")
+        text += f" Measured at step {at:,}; the weights are of step {'?' if step is None else f'{step:,}'}."
     if enrichment is not None:
         text += f" Recall@10 over chance, the worse direction: × {enrichment:.1f}."
     return f"{text}\n\n{_table(('Query', 'Figure', 'Value', 'Chance', 'Over chance'), rows)}"

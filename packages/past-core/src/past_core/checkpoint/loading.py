@@ -11,7 +11,7 @@ from torch import Tensor
 from past_core.checkpoint.content import Content, PastCheckpoint, open_checkpoint, stored_vocabulary
 from past_core.checkpoint.errors import CheckpointError
 from past_core.checkpoint.format import GENE_MEANS, OWN
-from past_core.checkpoint.locate import locate
+from past_core.checkpoint.locate import Located, locate
 from past_core.tokens import Vocabulary
 
 if TYPE_CHECKING:
@@ -50,6 +50,15 @@ def load_model(
     located = locate(name_or_path, revision=revision)
     if located.note:
         logger.info("%s", located.note)
+    return load_located(located, vocabulary=vocabulary)
+
+
+def load_located(located: Located, *, vocabulary: Vocabulary | None = None) -> PastCheckpoint:
+    """Loads what `locate` found, with where it came from in its `info`.
+
+    Raises:
+        CheckpointError, VocabularyError, ModelError: see `load_checkpoint`.
+    """
     loaded = load_checkpoint(located.path, vocabulary=vocabulary)
     if located.hub:
         loaded.info["hub"] = dict(located.hub)

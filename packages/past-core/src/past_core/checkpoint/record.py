@@ -1,6 +1,7 @@
 """What a checkpoint records of its training: on which data, how, and how good it was."""
 
 import hashlib
+import inspect
 import json
 import math
 from collections.abc import Mapping
@@ -69,6 +70,34 @@ def training_record(
     }
 
 
+def settings_of(**parts: Any) -> dict[str, Any]:
+    """The arguments that objects were made with, as far as they keep them by name and they are plain values.
+
+    Args:
+        parts: the objects, by the prefix of their settings, as a recipe has them (`model=`, `data=`).
+
+    Returns:
+        Values by `PREFIX.NAME`.
+    """
+    return {
+        f"{part}.{name}": getattr(made, name)
+        for part, made in parts.items()
+        for name in inspect.signature(type(made).__init__).parameters
+        if name in vars(made) and _is_plain(vars(made)[name])
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str)) or _is_settings(value)
+
+
+def _is_settings(value: Any) -> bool:
+    """Whether a value is a small dataclass of settings, such as an augmentation's."""
+    return is_dataclass(value) and all(map(_is_plain, vars(value).values()))
+
+
 def slide_record(store: Slide, cells: int) -> dict[str, Any]:
     """A slide by name, content and origin: enough to tell whether another slide is the same one.
 
@@ -106,3 +135,47 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     return str(value)
+
+
+def read_record(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The training record of a checkpoint's `info`, of whatever age and origin, with every entry of its type.
+
+    Args:
+        info: `PastCheckpoint.info`.
+
+    Returns:
+        What `training_record` gives; empty, and None for numbers, where the checkpoint says nothing.
+    """
+    training = info.get("training")
+    training = training if isinstance(training, Mapping) else {}
+    metrics = training.get("metrics")
+    settings = training.get("settings")
+    names = training.get("slides")
+    return {
+        "slides": [str(name) for name in names] if isinstance(names, (list, tuple)) else [],
+        **{use: _read_slides(training.get(use)) for use in ("train", "validation")},
+        **{key: _whole(training.get(key)) for key in ("step", "epoch", "validated_at")},
+        "metrics": {
+            str(name): float(value)
+            for name, value in (metrics.items() if isinstance(metrics, Mapping) else ())
+            if isinstance(value, (int, float)) and math.isfinite(value)
+        },
+        "settings": dict(settings) if isinstance(settings, Mapping) else {},
+    }
+
+
+def _read_slides(slides: Any) -> list[dict[str, Any]]:
+    found = [slide for slide in slides if isinstance(slide, Mapping)] if isinstance(slides, list) else []
+    return [
+        {
+            **slide,
+            "cells": _whole(slide.get("cells")) or 0,
+            "manifest": str(slide.get("manifest") or ""),
+            "sources": slide["sources"] if isinstance(slide.get("sources"), Mapping) else {},
+        }
+        for slide in found
+    ]
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

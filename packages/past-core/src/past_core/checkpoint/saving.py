@@ -23,7 +23,8 @@ from past_core.checkpoint.folder import (
     vocabulary_text,
 )
 from past_core.checkpoint.format import FORMAT, GENE_MEANS, KEY
-from past_core.checkpoint.loading import load_model
+from past_core.checkpoint.loading import load_located
+from past_core.checkpoint.locate import Located, locate
 
 FILE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".zip"}
 """Names that look like one file but are no container to share."""
@@ -79,7 +80,7 @@ def save_folder(
 
 
 def export_checkpoint(
-    source: str | Path,
+    source: str | Path | Located,
     target: str | Path,
     *,
     revision: str | None = None,
@@ -90,7 +91,7 @@ def export_checkpoint(
     """Turns a checkpoint into what is shared, without optimizer and trainer state.
 
     Args:
-        source: whatever `load_model` accepts.
+        source: whatever `load_model` accepts, or what `locate` made of it.
         target: `X.safetensors` for one file, any other name for a folder with a model card.
         revision: of a hub repository.
         demo: mark it as trained on synthetic tissue; what it makes is stamped so.
@@ -102,7 +103,8 @@ def export_checkpoint(
     """
     target = Path(target)
     check_output(target, overwrite=overwrite)  # before the seconds that loading takes
-    checkpoint = load_model(source, revision=revision)
+    located = source if isinstance(source, Located) else locate(source, revision=revision)
+    checkpoint = load_located(located)
     if demo:
         checkpoint.info["demo"] = True
     if target.suffix == ".safetensors":
