@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,9 +16,12 @@ import zarr
 from anndata.io import read_elem
 
 from past_core.atomic import replacing
+from past_core.embed_partial import partial_vectors, sweep
 from past_core.errors import PastError
 from past_core.ingest.store import SlideStore, is_store
+from past_core.remote import Location, locate, require_local
 from past_core.slides import Slide, iter_patches, open_slide, tile_grid
+from past_core.slides.stored import StoredSlide
 from past_core.tokens import VocabularyError
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ STAMP = "made with the demo encoder, which was trained on synthetic tissue: for 
 Sides = Literal["auto", "image", "cell", "both"]
 Progress = Callable[[int, int], None]
 """Called with the number of embeddings done since the last call, and their number in all."""
+CELL_BATCHES = 16
+"""Batches of cells that are embedded between two looks at what must be kept."""
 
 
 class EmbedError(PastError, ValueError):
@@ -40,7 +45,7 @@ class EmbedError(PastError, ValueError):
 
 
 def embed_slide(
-    path: str | Path,
+    path: str | Location,
     image: "FrozenEncoder | None",
     cell: "FrozenCellEncoder | None" = None,
     *,
@@ -50,11 +55,12 @@ def embed_slide(
     min_tissue: float = 0.25,
     batch_size: int = 64,
     progress: Progress | None = None,
+    output: str | Path | None = None,
 ) -> ad.AnnData:
     """Embeds the cells of a slide store, or the tissue tiles of any other slide.
 
     Args:
-        path: a slide store or an image.
+        path: a slide store or an image; a slide store or OME-Zarr also by URL.
         image: the image encoder; not needed for cells only.
         cell: the cell encoder; None embeds images only.
         sides: "image", "cell" or "both" embed exactly these; "auto" adds the cell side to the image side
@@ -64,6 +70,8 @@ def embed_slide(
         min_tissue: least share of tissue in a tile.
         batch_size: patches at a time.
         progress: called after every batch.
+        output: where `write_embeddings` will write the result: what is done is kept beside it, and an
+            interrupted run goes on from there.
 
     Returns:
         AnnData with `obsm["past_image"]` and `obsm["past_cell"]` (float32), `obsm["spatial"]` in level-0
@@ -78,7 +86,14 @@ def embed_slide(
             raise EmbedError(f"{path}: a slide store is embedded cell by cell; leave --tile-um out")
         with open_slide(path, mpp=mpp) as slide:
             return embed_cells(
-                slide.store, image, cell, sides=sides, batch_size=batch_size, progress=progress, slide=slide
+                slide.store,
+                image,
+                cell,
+                sides=sides,
+                batch_size=batch_size,
+                progress=progress,
+                slide=slide,
+                output=output,
             )
     if sides in ("cell", "both"):
         raise EmbedError(f"{path}: an image has no counts; only a slide store has the cell side")
@@ -86,7 +101,13 @@ def embed_slide(
         raise EmbedError(f"{path}: an image needs an image encoder")
     with open_slide(path, mpp=mpp) as slide:
         return embed_tiles(
-            slide, image, tile_um=tile_um, min_tissue=min_tissue, batch_size=batch_size, progress=progress
+            slide,
+            image,
+            tile_um=tile_um,
+            min_tissue=min_tissue,
+            batch_size=batch_size,
+            progress=progress,
+            output=output,
         )
 
 
@@ -99,6 +120,7 @@ def embed_cells(
     batch_size: int = 64,
     progress: Progress | None = None,
     slide: Slide | None = None,
+    output: str | Path | None = None,
 ) -> ad.AnnData:
     """Embeds the cells of a slide store that passed quality control; see `embed_slide`.
 
@@ -115,24 +137,10 @@ def embed_cells(
     manifest = _manifest("cells", store.name, store.path, store.mpp, image if with_image else None)
     if with_image:
         table.obsm[IMAGE_KEY] = _embed_patches(
-            slide or open_slide(store.path), table, image, batch_size, report
+            slide or StoredSlide(store), table, image, batch_size, report, output
         )
     if with_cell:
-        from past_core.frozen_cell import Neighborhood
-
-        near = Neighborhood.from_distances(store.neighbors, store.distances, median_um=store.median_distance)
-        vectors = cell(
-            store.counts,
-            list(store.genes.index),
-            neighborhood=near,
-            rows=rows,
-            assay=store.assay,
-            organism=store.organism,
-            modality=store.modality,
-            batch_size=batch_size,
-            progress=report,
-            source=str(store.path),
-        ).numpy()
+        vectors = _embed_counts(store, cell, rows, batch_size, report, output)
         table.obsm[CELL_KEY] = vectors
         known = np.isfinite(vectors[:, 0])
         table.obs[CELL_KEY] = known
@@ -157,6 +165,7 @@ def embed_tiles(
     min_tissue: float = 0.25,
     batch_size: int = 64,
     progress: Progress | None = None,
+    output: str | Path | None = None,
 ) -> ad.AnnData:
     """Embeds the tissue of a slide tile by tile; see `embed_slide`.
 
@@ -177,7 +186,7 @@ def embed_tiles(
     )
     table = ad.AnnData(obs=obs, obsm={SPATIAL_KEY: grid.centres})
     report = (lambda done: progress(done, len(obs))) if progress else (lambda done: None)
-    table.obsm[IMAGE_KEY] = _embed_patches(slide, table, image, batch_size, report)
+    table.obsm[IMAGE_KEY] = _embed_patches(slide, table, image, batch_size, report, output)
     table.uns[MANIFEST_KEY] = _manifest("tiles", slide.name, slide.path, slide.mpp, image) | {
         "tile_um": float(spacing),
         "min_tissue": float(min_tissue),
@@ -186,7 +195,7 @@ def embed_tiles(
 
 
 def write_embeddings(table: ad.AnnData, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Writes an AnnData as `.h5ad` or `.zarr`, whole or not at all.
+    """Writes an AnnData as `.h5ad` or `.zarr`, whole or not at all; what was kept beside it then goes.
 
     Raises:
         EmbedError: another suffix, or something is there already.
@@ -199,6 +208,7 @@ def write_embeddings(table: ad.AnnData, path: str | Path, *, overwrite: bool = F
             # Version 3, as slide stores are; the warnings announce changes of later anndata and zarr.
             with warnings.catch_warnings(action="ignore"), ad.settings.override(zarr_write_format=3):
                 table.write_zarr(temporary)
+    sweep(path)
     return path
 
 
@@ -207,8 +217,9 @@ def check_output(path: str | Path, *, overwrite: bool) -> Path:
 
     Raises:
         EmbedError: see `write_embeddings`.
+        RemoteError: a URL.
     """
-    path = Path(path)
+    path = require_local(path)
     if path.suffix not in SUFFIXES:
         raise EmbedError(
             f"{path}: embeddings are written as {' or '.join(SUFFIXES)}; give the output that suffix"
@@ -267,27 +278,117 @@ def _embed_patches(
     encoder: "FrozenEncoder",
     batch_size: int,
     report: Callable[[int], None],
+    output: str | Path | None,
 ) -> np.ndarray:
-    out = np.empty((table.n_obs, encoder.dim), np.float32)
-    stream = iter_patches(
-        slide, table.obsm[SPATIAL_KEY], mpp=encoder.mpp, size=encoder.patch_size, batch_size=batch_size
-    )
-    for index, images in stream:
-        out[index] = encoder(images).cpu().numpy()
-        report(len(index))
-    bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
-    if len(bad):
-        raise EmbedError(
-            f"{slide.path}: {encoder.name} gives NaN or infinity for {len(bad)} of {len(out)} patches, "
-            f"the first {table.obs_names[bad[0]]}"
+    centres = np.ascontiguousarray(table.obsm[SPATIAL_KEY], np.float64)
+    key = {
+        "side": "image",
+        "encoder": encoder.fingerprint,
+        "precision": encoder.precision,
+        "source": source_key(slide.path),
+        "mpp": float(slide.mpp),
+        "centres": hashlib.sha256(centres.tobytes()).hexdigest(),
+    }
+    with partial_vectors(output, key, table.n_obs, encoder.dim) as vectors:
+        rows = np.flatnonzero(~vectors.done)
+        if len(rows) < table.n_obs:
+            report(table.n_obs - len(rows))
+        # Batches come in reading order, so that the rest of an interrupted run has the batches it would have had.
+        stream = iter_patches(
+            slide, centres[rows], mpp=encoder.mpp, size=encoder.patch_size, batch_size=batch_size
         )
-    return out
+        for index, batch in encode_stream(encoder, stream):
+            bad = np.flatnonzero(~np.isfinite(batch).all(axis=1))
+            if len(bad):
+                raise EmbedError(
+                    f"{slide.path}: {encoder.name} gives NaN or infinity for {len(bad)} of a batch of "
+                    f"{len(batch)} patches, the first {table.obs_names[rows[index[bad[0]]]]}"
+                )
+            vectors.add(rows[index], batch)
+            report(len(index))
+    return vectors.values
 
 
-def source_key(path: str | Path) -> str:
+def encode_stream(
+    encoder: "FrozenEncoder", stream: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Encodes a stream of patches; an accelerator works on one batch while the next is read and copied.
+
+    Args:
+        encoder: the encoder.
+        stream: indices `(B,)` and patches `(B, 3, L, L)` uint8.
+
+    Yields:
+        indices and vectors `(B, dim)` float32.
+    """
+    import torch
+
+    if encoder.device.type == "cpu":
+        for index, images in stream:
+            yield index, encoder(images).numpy()
+        return
+    # Two pinned buffers: a batch's results have arrived before its buffer's next but one turn.
+    buffers: list[torch.Tensor | None] = [None, None]
+    waiting: tuple[np.ndarray, torch.Tensor] | None = None
+    for number, (index, images) in enumerate(stream):
+        pixels = torch.from_numpy(np.ascontiguousarray(images))
+        if encoder.device.type == "cuda":
+            buffer = buffers[number % 2]
+            if buffer is None or len(buffer) < len(pixels):
+                buffer = buffers[number % 2] = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+            pixels = buffer[: len(pixels)].copy_(pixels)
+        result = encoder(pixels)
+        if waiting is not None:
+            yield waiting[0], waiting[1].cpu().numpy()
+        waiting = index, result
+    if waiting is not None:
+        yield waiting[0], waiting[1].cpu().numpy()
+
+
+def _embed_counts(
+    store: SlideStore,
+    cell: "FrozenCellEncoder",
+    rows: np.ndarray,
+    batch_size: int,
+    report: Callable[[int], None],
+    output: str | Path | None,
+) -> np.ndarray:
+    from past_core.frozen_cell import Neighborhood
+
+    near = Neighborhood.from_distances(store.neighbors, store.distances, median_um=store.median_distance)
+    key = {
+        "side": "cell",
+        "encoder": cell.fingerprint,
+        "source": source_key(store.path),
+        "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
+        "neighbors": hashlib.sha256(near.index.tobytes() + near.distance.tobytes()).hexdigest(),
+    }
+    with partial_vectors(output, key, len(rows), cell.dim) as vectors:
+        rest = np.flatnonzero(~vectors.done)
+        if len(rest) < len(rows):
+            report(len(rows) - len(rest))
+        for start in range(0, len(rest), batch_size * CELL_BATCHES):
+            part = rest[start : start + batch_size * CELL_BATCHES]
+            made = cell(
+                store.counts,
+                list(store.genes.index),
+                neighborhood=near,
+                rows=rows[part],
+                assay=store.assay,
+                organism=store.organism,
+                modality=store.modality,
+                batch_size=batch_size,
+                progress=report,
+                source=str(store.path),
+            )
+            vectors.add(part, made.numpy())
+    return vectors.values
+
+
+def source_key(path: str | Location) -> str:
     """Tells whether a slide is still the one that was embedded; cheap, and empty where nothing is there."""
-    path = Path(path)
-    if path.is_file():
+    path = locate(path)
+    if isinstance(path, Path) and path.is_file():
         return f"{path.stat().st_size} bytes"
     for metadata in (path / "zarr.json", path / ".zattrs"):
         if metadata.is_file():
@@ -296,7 +397,7 @@ def source_key(path: str | Path) -> str:
 
 
 def _manifest(
-    kind: str, name: str, path: Path, slide_mpp: float, image: "FrozenEncoder | None"
+    kind: str, name: str, path: Location, slide_mpp: float, image: "FrozenEncoder | None"
 ) -> dict[str, Any]:
     manifest: dict[str, Any] = {
         "kind": kind,
@@ -310,6 +411,7 @@ def _manifest(
             "encoder": image.name,
             "fingerprint": image.fingerprint,
             "space": image.space,
+            "precision": image.precision,
             "mpp": float(image.mpp),
             "patch_size": int(image.patch_size),
         }

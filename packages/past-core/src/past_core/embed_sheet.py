@@ -11,6 +11,7 @@ import pandas as pd
 
 from past_core.embed import SUFFIXES, EmbedError, read_manifest, source_key
 from past_core.errors import PastError
+from past_core.remote import Location, locate
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class SheetRow:
     """One slide of a sheet; `line` is its line in the file (the header is line 1)."""
 
     line: int
-    path: Path
+    path: Location
     output: Path
     mpp: float | None
     problem: str | None = None
@@ -46,7 +47,7 @@ class Outcome:
 
 
 def read_sheet(path: str | Path, folder: str | Path, *, suffix: str = ".h5ad") -> list[SheetRow]:
-    """Reads a CSV with the column `path` and optionally `name`, `mpp` and `output`.
+    """Reads a CSV with the column `path` (paths or URLs) and optionally `name`, `mpp` and `output`.
 
     Args:
         path: the sheet; relative slide paths count from its folder.
@@ -94,7 +95,8 @@ def read_sheet(path: str | Path, folder: str | Path, *, suffix: str = ".h5ad") -
 
 
 def _row(line: int, cells: dict[str, str], base: Path, folder: Path, suffix: str) -> SheetRow:
-    slide = base / cells["path"]
+    slide = locate(cells["path"])
+    slide = base / slide if isinstance(slide, Path) else slide
     name = cells.get("name") or Path(cells["path"]).name.split(".")[0]
     output = folder / (cells.get("output") or f"{name}{suffix}")
     problem, mpp = None, None

@@ -27,7 +27,7 @@ class PretrainDataModule(pl.LightningDataModule):
     Without `slides` the embedded default is used: five synthetic patients, made once into the user cache.
 
     Args:
-        slides: slide stores (`past ingest` makes them).
+        slides: slide stores (`past ingest` makes them): paths, or URLs as s3://BUCKET/SLIDE.zarr.
         val_slides: slide stores to validate on; replaces the split by patient.
         val_patients: patients among `slides` to validate on.
         val_fraction: share of the patients to validate on where neither is given; 0 validates on none.

@@ -7,8 +7,8 @@ import numpy as np
 from past_core.data.plan import BlockCells
 from past_core.errors import PastError
 from past_core.ingest.store import SlideStore
-from past_core.slides.opening import open_slide
 from past_core.slides.patches import cut, patch_origin
+from past_core.slides.stored import StoredSlide
 from past_core.tokens import Vocabulary, gene_coverage, rank_tokenize, trim_padding
 
 
@@ -86,7 +86,7 @@ class SlideSource:
         genes = list(store.genes.index)
         gene_coverage(vocabulary, genes, gene_means, source=str(store.path))
         self.gene_index = vocabulary.lookup(genes)
-        self._slide = open_slide(store.path)
+        self._slide = StoredSlide(store)
         self._view = self._slide.at(spec.mpp)
         points = store.centroids / self._view.downsample
         self._left, self._top = patch_origin(points[:, 0], points[:, 1], spec.size)

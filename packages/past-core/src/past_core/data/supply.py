@@ -13,6 +13,7 @@ from past_core.data.batch import CellBatch
 from past_core.data.buffers import PatchBuffers
 from past_core.data.source import BlockData, EmptySlideError, PatchSpec, SlideSource
 from past_core.ingest.store import SlideStore
+from past_core.remote import Location
 from past_core.tokens import PAD
 
 __all__ = ["BlockData", "EmptySlideError", "PatchSpec", "RegionSupply", "SlideSource", "open_stores"]
@@ -163,13 +164,15 @@ class _Tokens:
 
 
 def open_stores(paths: Sequence[str | Path]) -> list[SlideStore]:
-    """Opens slide stores, refusing the same slide twice.
+    """Opens slide stores, by path or URL, refusing the same slide twice.
 
     Raises:
         StoreError, StoreNotFoundError: a path is no whole slide store.
+        RemoteError: a URL cannot be reached, or may not be read.
     """
-    stores = [SlideStore(path) for path in paths]
-    seen: dict[Path, str] = {}
+    with ThreadPoolExecutor(8, thread_name_prefix="past-opening") as pool:  # a URL's answers take their time
+        stores = list(pool.map(SlideStore, paths))
+    seen: dict[Location, str] = {}
     for store in stores:
         resolved = store.path.resolve()
         if resolved in seen:
