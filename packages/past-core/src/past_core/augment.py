@@ -36,9 +36,12 @@ def augment(images: torch.Tensor, config: Augmentation, generator: torch.Generat
     if config.dihedral:
         images = dihedral(images, torch.randint(8, (len(images),), generator=generator))
     if config.gain_sigma > 0 or config.channel_sigma > 0:
-        noise = torch.randn(len(images), 4, generator=generator).to(images.device)
+        noise = torch.randn(len(images), 4, generator=generator)
         images = stain_jitter(
-            images, gain_sigma=config.gain_sigma, channel_sigma=config.channel_sigma, noise=noise
+            images,
+            gain_sigma=config.gain_sigma,
+            channel_sigma=config.channel_sigma,
+            noise=_beside(images, noise),
         )
     return images
 
@@ -48,11 +51,21 @@ def dihedral(images: torch.Tensor, element: torch.Tensor) -> torch.Tensor:
 
     Args:
         images: `(B, C, L, L)`.
-        element: `(B,)` in 0..7: quarter turns in its lowest two bits, then a mirror image.
+        element: `(B,)` in 0..7, on the CPU: quarter turns in its lowest two bits, then a mirror image.
     """
     out = torch.empty_like(images)
-    for symmetry in range(8):
-        members = torch.nonzero(element == symmetry).ravel().to(images.device)
-        part = torch.rot90(images[members], symmetry & 3, dims=(2, 3))
-        out[members] = part.flip(3) if symmetry & 4 else part
+    # Which images share a symmetry is decided on the host and sent in one go: nothing waits for the device.
+    order = torch.argsort(element, stable=True)
+    counts = torch.bincount(element, minlength=8).tolist()
+    for symmetry, members in enumerate(_beside(images, order).split(counts)):
+        if len(members):
+            part = torch.rot90(images[members], symmetry & 3, dims=(2, 3))
+            out[members] = part.flip(3) if symmetry & 4 else part
     return out
+
+
+def _beside(images: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Host values on the images' device, without waiting for what that device is doing."""
+    if images.device.type != "cuda":
+        return values.to(images.device)
+    return values.pin_memory().to(images.device, non_blocking=True)

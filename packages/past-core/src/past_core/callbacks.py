@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from past_core.figures import joint_map, retrieval_panel
@@ -26,6 +27,30 @@ def _publish(trainer: pl.Trainer, tag: str, figure: object) -> None:
     for each in trainer.loggers:
         if isinstance(each, TensorBoardLogger):
             each.experiment.add_figure(tag, figure, global_step=trainer.global_step, close=False)
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Writes `checkpoints/last.ckpt` every few steps and at the end, each time in place of the one before.
+
+    Lightning's own `save_last` writes only beside a checkpoint of another kind: without a new best there is
+    no new last one. Killed at any moment, training goes on from here with `--ckpt_path last`.
+
+    Args:
+        every_n_steps: optimiser steps between two writes; about what you can bear to compute twice.
+    """
+
+    def __init__(self, *, every_n_steps: int = 500) -> None:
+        super().__init__(
+            filename="last",
+            every_n_train_steps=every_n_steps,
+            save_top_k=1,
+            enable_version_counter=False,
+        )
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes what the last steps came to."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class RetrievalPanel(pl.Callback):

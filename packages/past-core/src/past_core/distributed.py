@@ -12,6 +12,10 @@ class GatherError(PastError, ValueError):
     """The processes hold batches that cannot be gathered."""
 
 
+class StepMismatchError(PastError, RuntimeError):
+    """The processes went on from different checkpoints."""
+
+
 class _Gather(torch.autograd.Function):
     """all_gather; the gradient of a process's own rows is summed over the losses of all processes."""
 
@@ -49,11 +53,37 @@ def gather_with_gradient(local: Tensor, *, check: bool = True) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return local
     if check:
-        rows = torch.tensor([len(local)], device=local.device)
-        everyone = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(everyone, rows)
-        sizes = [int(size) for size in everyone]
+        sizes = _from_everyone(len(local), local.device)
         if len(set(sizes)) > 1:
             msg = f"the processes hold batches of {sizes} cells; expected equal ones (drop the last batch)"
             raise GatherError(msg)
     return _Gather.apply(local.contiguous())
+
+
+def require_same_step(step: int, device: torch.device) -> None:
+    """Compares the processes' step, which differs where they did not find the same checkpoint.
+
+    Args:
+        step: optimiser steps that this process has taken.
+        device: of this process, for the exchange.
+
+    Raises:
+        StepMismatchError: the steps differ (raised on all processes).
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return
+    steps = _from_everyone(step, device)
+    if len(set(steps)) > 1:
+        msg = (
+            f"the processes stand at steps {steps}: they resumed from different checkpoints. A shared "
+            "folder may show a file late; name one with --ckpt_path, on a file system that all nodes see"
+        )
+        raise StepMismatchError(msg)
+
+
+def _from_everyone(number: int, device: torch.device) -> list[int]:
+    """One integer of each process, in the order of their ranks; waits for the device."""
+    own = torch.tensor([number], device=device)
+    everyone = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(everyone, own)
+    return torch.cat(everyone).tolist()

@@ -13,11 +13,17 @@ from torch import Tensor
 
 from past_core.augment import Augmentation, augment
 from past_core.data.batch import CellBatch
+from past_core.distributed import GatherError, gather_with_gradient, require_same_step
 from past_core.errors import PastError
-from past_core.losses import ContrastiveLoss, contrastive_loss, gather_with_gradient
+from past_core.execution import set_execution
+from past_core.finite import FiniteWatch, require_finite_weights
+from past_core.held_out import EmbeddingCollector
+from past_core.losses import ContrastiveLoss, contrastive_loss
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig, center_projection_heads
 from past_core.models.image_encoder import ImageEncoderConfig
+from past_core.optimisation import adamw, planned_steps, warmup_cosine
+from past_core.resume import describe_plan, require_same_plan
 from past_core.retrieval import SlideEmbeddings, slide_retrieval
 
 logger = logging.getLogger(__name__)
@@ -26,10 +32,16 @@ CHECKPOINT_FORMAT = 1
 COLLAPSE_COSINE = 0.98
 COLLAPSE_INTERVAL = 20
 """Steps between two looks at the cosines."""
+FINITE_INTERVAL = 20
+"""Steps between two looks at the losses on an accelerator; on the CPU looking is free."""
 
 
 class CollapseError(PastError, RuntimeError):
     """Both sides map every cell to one point; nothing can be learned from there."""
+
+
+class AccumulationError(PastError, ValueError):
+    """Plain gradient accumulation, which is not what a contrastive loss needs."""
 
 
 class PatchMismatchError(PastError, ValueError):
@@ -58,8 +70,14 @@ class ContrastivePretraining(pl.LightningModule):
         betas: AdamW's betas.
         augmentation: flips, quarter turns and stain jitter of the training patches.
         init_from: a checkpoint whose weights training starts from.
+        microbatch: cells whose activations are held at a time. A batch of any size then fits: the loss is
+            still over the whole batch of all ranks, with all its negatives. Costs one more forward pass.
+        activation_checkpointing: recompute each layer's activations in the backward pass.
+        compile: compile the encoders' layers; left off on the CPU.
 
     Raises:
+        AccumulationError: `trainer.accumulate_grad_batches` above 1; `microbatch` is what is meant.
+        NonFiniteError: the loss is NaN or infinite; names the step, the side, the slides and cells.
         CollapseError: after warm-up both sides' mean off-diagonal cosine exceeds 0.98.
         PatchMismatchError: the DataModule's patches do not fit the image encoder.
     """
@@ -83,6 +101,9 @@ class ContrastivePretraining(pl.LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         augmentation: Augmentation | None = None,
         init_from: str | None = None,
+        microbatch: int | None = None,
+        activation_checkpointing: bool = False,
+        compile: bool = False,  # noqa: A002 - the recipe's key
     ) -> None:
         super().__init__()
         self.config = DualEncoderConfig(
@@ -100,9 +121,12 @@ class ContrastivePretraining(pl.LightningModule):
         self.weight_decay, self.betas = weight_decay, betas
         self.augmentation = augmentation or Augmentation()
         self.init_from = init_from
+        self.microbatch, self.activation_checkpointing = microbatch, activation_checkpointing
+        self.compiled = compile
         self.model: DualEncoder | None = None
         self.embeddings: list[SlideEmbeddings] = []
-        self._collected: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self._collector = EmbeddingCollector()
+        self._cells_per_step: int | None = None
 
     # --- building -------------------------------------------------------------------------------------------
 
@@ -110,6 +134,12 @@ class ContrastivePretraining(pl.LightningModule):
         """Builds the networks once the vocabulary is known, before DDP wraps them; centres fresh heads."""
         if self.model is not None:
             return
+        if self.trainer.accumulate_grad_batches != 1:
+            raise AccumulationError(
+                f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}: that averages "
+                "the losses of small batches, in which no cell meets the others' as negatives. Set "
+                "data.batch_size to the batch you want and model.microbatch to the cells that fit in memory"
+            )
         data = self.trainer.datamodule
         image = self.config.image
         if (data.patch_size, data.mpp) != (image.image_size, image.mpp):
@@ -120,6 +150,14 @@ class ContrastivePretraining(pl.LightningModule):
         cell = replace(self.config.cell, vocabulary_size=data.vocabulary.size, max_genes=data.max_genes)
         self.config = replace(self.config, cell=cell)
         self.model = DualEncoder(self.config)
+        device = self.trainer.strategy.root_device
+        set_execution(
+            self.model,
+            microbatch=self.microbatch,
+            activation_checkpointing=self.activation_checkpointing,
+            compiled=self.compiled,
+            device=device,
+        )
         if self.init_from is not None:
             from past_core.checkpoint import load_checkpoint
 
@@ -128,55 +166,41 @@ class ContrastivePretraining(pl.LightningModule):
             self.model.load_state_dict(loaded.model.state_dict())
         elif self.center_heads and self.trainer.training and self.trainer.ckpt_path is None:
             center_projection_heads(
-                self.model,
-                (batch.inputs for batch in data.centring_batches()),
+                self.model.to(device),
+                (self._on(device, batch).inputs for batch in data.centring_batches()),
             )
+
+    @staticmethod
+    def _on(device: torch.device, batch: CellBatch) -> CellBatch:
+        return CellBatch(*(part.to(device) if isinstance(part, Tensor) else part for part in batch))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW; linear warm-up over the first epoch, then a cosine by step."""
-        decayed = [p for p in self.model.parameters() if p.ndim >= 2]
-        others = [p for p in self.model.parameters() if p.ndim < 2]
-        optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=self.learning_rate,
+        optimizer = adamw(
+            self.model,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
             betas=self.betas,
+            # With 16-mixed the fused kernel would unscale gradients by itself, after they were clipped.
+            fused=self.device.type in ("cuda", "cpu") and self.trainer.precision != "16-mixed",
         )
-        warmup, total = self._planned_steps()
-
-        def factor(step: int) -> float:
-            return (
-                learning_rate_at(
-                    step,
-                    warmup=warmup,
-                    total=total,
-                    start=self.start_learning_rate,
-                    peak=self.learning_rate,
-                    final=self.final_learning_rate,
-                )
-                / self.learning_rate
-            )
-
-        self.warmup_steps, self.total_steps = warmup, total
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        self.warmup_steps, self.total_steps = planned_steps(self.trainer)
+        scheduler = warmup_cosine(
+            optimizer,
+            warmup=self.warmup_steps,
+            total=self.total_steps,
+            start=self.start_learning_rate,
+            final=self.final_learning_rate,
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _planned_steps(self) -> tuple[int, int]:
-        """Optimiser steps of one epoch and of the whole training.
-
-        Not `trainer.estimated_stepping_batches`: it sets the loaders up before a checkpoint's loops are
-        restored, after which their place in the epoch is never restored at all.
-        """
-        trainer = self.trainer
-        batches = trainer.datamodule.batches_per_epoch
-        limit = trainer.limit_train_batches
-        if limit is not None:
-            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        per_epoch = max(1, math.ceil(batches / trainer.accumulate_grad_batches))
-        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else math.inf
-        total = min(per_epoch * epochs, trainer.max_steps if trainer.max_steps > 0 else math.inf)
-        return per_epoch, int(total) if math.isfinite(total) else 1000 * per_epoch
-
     # --- training -------------------------------------------------------------------------------------------
+
+    def on_train_start(self) -> None:
+        """Nothing was watched yet; every process must stand at the same step."""
+        self._watch = FiniteWatch(1 if self.device.type == "cpu" else FINITE_INTERVAL)
+        self._cells_per_step = None
+        require_same_step(self.global_step, self.device)
 
     def on_train_batch_start(self, batch: CellBatch, batch_idx: int) -> None:
         """Makes dropout a function of (seed, epoch, step, rank), so that resuming gives equal bits."""
@@ -191,18 +215,48 @@ class ContrastivePretraining(pl.LightningModule):
         generator = torch.Generator().manual_seed(self._step_seed(batch_idx, purpose=2))
         images = augment(batch.images, self.augmentation, generator)
         output = self.model(*batch._replace(images=images).inputs)
+        image, cell = self._gather(output.image, output.cell)
         result = contrastive_loss(
-            gather_with_gradient(output.image),
-            gather_with_gradient(output.cell, check=False),
+            image,
+            cell,
             output.temperature,
             targets=self.targets,
             identity_weight=self._identity_weight() if self.targets == "annealed" else 0.0,
         )
-        n = len(output.image) * self.trainer.world_size
         # Reading values back makes an accelerator wait: look only now and then.
+        if self._watch.add(
+            self.global_step,
+            self.current_epoch,
+            loss=result.loss,
+            image=output.image,
+            cell=output.cell,
+            slides=batch.slide,
+            rows=batch.cell,
+        ):
+            self._watch.stop_if_not_finite(self._cell_name)
         if self.global_step > self.warmup_steps and self.global_step % COLLAPSE_INTERVAL == 0:
-            self._check_collapse(result, n)
+            self._check_collapse(result, len(image))
         self.log("train/loss", result.loss, prog_bar=True)
+        if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:
+            self._log_figures(result, output.temperature, len(image))
+        return result.loss
+
+    def _gather(self, image: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        """Both sides' embeddings of all ranks' cells."""
+        # Sizes are compared over ranks at the first step. From then on each compares with its own first,
+        # which needs no exchange: a rank that deviates stops.
+        n, dim = image.shape
+        first = self._cells_per_step is None
+        if not first and n != self._cells_per_step:
+            raise GatherError(
+                f"a batch of {n} cells after batches of {self._cells_per_step}; expected equal ones on all "
+                "ranks (drop the last batch)"
+            )
+        self._cells_per_step = n
+        both = gather_with_gradient(torch.cat([image, cell], dim=1), check=first)
+        return both[:, :dim], both[:, dim:]
+
+    def _log_figures(self, result: ContrastiveLoss, temperature: Tensor, n: int) -> None:
         self.log_dict(
             {
                 "train/excess_loss": result.excess,
@@ -211,11 +265,23 @@ class ContrastivePretraining(pl.LightningModule):
                 "train/target_diagonal": result.target_diagonal,
                 "train/image_cosine": result.image_cosine,
                 "train/cell_cosine": result.cell_cosine,
-                "train/temperature": output.temperature,
+                "train/temperature": temperature,
                 "train/learning_rate": self.optimizers().param_groups[0]["lr"],
             }
         )
-        return result.loss
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips as the trainer says; by norm also with fused AdamW in bf16, which Lightning refuses."""
+        by_norm = gradient_clip_algorithm in (None, "norm") and self.trainer.precision != "16-mixed"
+        if gradient_clip_val and by_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def _identity_weight(self) -> float:
         """Share of one-hot in annealed targets: 1 at the first step, 0 from half of training on."""
@@ -232,20 +298,25 @@ class ContrastivePretraining(pl.LightningModule):
                 "or start with model.targets: annealed"
             )
 
+    def _cell_name(self, slide: int, row: int) -> tuple[str, str]:
+        store = (self.trainer.datamodule.train_stores + self.trainer.datamodule.val_stores)[slide]
+        return store.name, str(store.cell_ids[row])
+
     # --- validation -----------------------------------------------------------------------------------------
 
     def validation_step(self, batch: CellBatch, batch_idx: int) -> None:
         """Collects the joint embeddings of held-out cells."""
         output = self.model(*batch.inputs)
-        self._collected.append(
-            (output.image.float().cpu(), output.cell.float().cpu(), batch.slide.cpu(), batch.cell.cpu())
-        )
+        self._collector.add(output.image, output.cell, batch.slide, batch.cell)
 
     def on_validation_epoch_end(self) -> None:
         """Retrieval within every held-out slide, in both directions, beside chance."""
-        self.embeddings = self._gather_embeddings()
-        self._collected.clear()
-        stores = self.trainer.datamodule.val_stores
+        data = self.trainer.datamodule
+        stores = data.val_stores
+        # The supply numbers training slides first.
+        self.embeddings = self._collector.gather(
+            [store.name for store in stores], first=len(data.train_stores)
+        )
         figures: dict[str, list[float]] = {}
         for slide in self.embeddings:
             per_slide = slide_retrieval(slide, stores[slide.slide].centroids[slide.cells.numpy()])
@@ -259,33 +330,16 @@ class ContrastivePretraining(pl.LightningModule):
         self.log_dict(means, sync_dist=False)
         self.log("val/enrichment@10", both, prog_bar=True)
 
-    def _gather_embeddings(self) -> list[SlideEmbeddings]:
-        parts = self._collected
-        if self.trainer.world_size > 1:
-            gathered: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(gathered, parts)
-            parts = [part for rank in gathered for part in rank]
-        if not parts:
-            return []
-        image, cell, slide, row = (torch.cat(column) for column in zip(*parts, strict=True))
-        data = self.trainer.datamodule
-        result = []
-        for index in slide.unique().tolist():
-            members = torch.nonzero(slide == index).ravel()
-            members = members[torch.argsort(row[members])]
-            # The supply numbers training slides first.
-            number = index - len(data.train_stores)
-            result.append(
-                SlideEmbeddings(
-                    data.val_stores[number].name, number, row[members], image[members], cell[members]
-                )
-            )
-        return result
-
     # --- checkpoint -----------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what a reader needs to rebuild the networks and their tokens."""
+        """Adds what a reader needs to rebuild the networks and their tokens.
+
+        Raises:
+            NonFiniteError: a loss or a weight is not finite; nothing is written then.
+        """
+        self._watch.stop_if_not_finite(self._cell_name)
+        require_finite_weights(self.model, step=self.global_step)
         data = self.trainer.datamodule
         checkpoint["past"] = {
             "format": CHECKPOINT_FORMAT,
@@ -293,21 +347,26 @@ class ContrastivePretraining(pl.LightningModule):
             "model": asdict(self.config),
             "vocabulary": data.vocabulary.to_dict(),
             "gene_means": torch.as_tensor(data.gene_means, dtype=torch.float64),
-            "training": {"targets": self.targets, "slides": [store.name for store in data.train_stores]},
+            "training": {
+                "targets": self.targets,
+                "slides": [store.name for store in data.train_stores],
+                "plan": self._plan(),
+            },
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuses a checkpoint of another vocabulary before any weight is read."""
-        if "past" in checkpoint:
-            from past_core.tokens import Vocabulary
+        """Refuses a checkpoint of another vocabulary, or of another plan in mid-epoch."""
+        if "past" not in checkpoint:
+            return
+        from past_core.tokens import Vocabulary
 
-            saved = Vocabulary.from_dict(checkpoint["past"]["vocabulary"])
-            self.trainer.datamodule.vocabulary.require(saved.fingerprint)
+        past = checkpoint["past"]
+        self.trainer.datamodule.vocabulary.require(Vocabulary.from_dict(past["vocabulary"]).fingerprint)
+        if self.trainer.training:
+            saved = past.get("training", {}).get("plan", {})
+            require_same_plan(saved, self._plan(), step=checkpoint["global_step"])
 
-
-def learning_rate_at(step: int, *, warmup: int, total: int, start: float, peak: float, final: float) -> float:
-    """Linear warm-up from `start` to `peak` over `warmup` steps, then a cosine to `final` at `total`."""
-    if step < warmup:
-        return start + (peak - start) * step / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * progress))
+    def _plan(self) -> dict[str, int]:
+        steps, _ = planned_steps(self.trainer)
+        data = self.trainer.datamodule
+        return describe_plan(data, world_size=self.trainer.world_size, steps_per_epoch=steps)

@@ -1,0 +1,70 @@
+"""The `lightning` command: LightningCLI, with checkpoints that are whole, and runs that can go on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from past_core.resume import latest_checkpoint, require_checkpoint
+
+PLUGIN = "past_core.checkpoint_io.AtomicCheckpointIO"
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI that knows what `--ckpt_path` means for a run in numbered folders.
+
+    `last` is the newest whole checkpoint below `trainer.default_root_dir`, and an error where there is none;
+    `auto` is the same or, where there is none, a fresh start, so that one command both starts and resumes;
+    a folder is the newest whole checkpoint in it. With `last` and `auto` the run goes on in its own folder;
+    with a path it gets a new one, as ever in Lightning.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        super().__init__(
+            args=args,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"plugins": {"class_path": PLUGIN}},
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parses, and keeps the checkpoint's path from LightningCLI, which would read the whole file."""
+        super().parse_arguments(parser, args)
+        options = self._options
+        self._checkpoint = options.get("ckpt_path")
+        if self._checkpoint is not None:
+            options.ckpt_path = None
+
+    @property
+    def _options(self) -> Namespace:
+        return self.config[self.config.subcommand]
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the checkpoint that is meant."""
+        wanted, root = self._checkpoint, self._options.trainer.default_root_dir
+        if wanted is None:
+            return
+        if wanted in ("last", "auto"):
+            found = latest_checkpoint(root or ".") if wanted == "auto" else require_checkpoint(root or ".")
+            if found is not None:
+                _go_on_in_its_folder(self._options.trainer.get("logger"), found)
+        else:
+            found = require_checkpoint(wanted) if Path(wanted).is_dir() else wanted
+        self._options.ckpt_path = None if found is None else str(found)
+
+
+def _go_on_in_its_folder(logger: Any, checkpoint: Path) -> None:
+    """Gives a logger with numbered folders the number of the run that the checkpoint is of."""
+    init = logger.get("init_args") if isinstance(logger, Namespace) else None
+    if init is None or init.get("save_dir") is None or init.get("version") is not None:
+        return
+    run = checkpoint.parent.parent
+    base = Path(init.save_dir) / (init.get("name") or "")
+    number = run.name.removeprefix("version_")
+    if (
+        checkpoint.parent.name == "checkpoints"
+        and run.parent.resolve() == base.resolve()
+        and number.isdigit()
+    ):
+        init.version = int(number)
