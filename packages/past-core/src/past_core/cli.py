@@ -58,10 +58,10 @@ def past_main() -> None:
 
 
 def run_lightning(args: list[str] | None = None) -> "LightningCLI":
-    """Runs a bare LightningCLI on `args` (`sys.argv` without) and returns it with its trainer."""
-    from lightning.pytorch.cli import LightningCLI
+    """Runs LightningCLI on `args` (`sys.argv` without) and returns it with its trainer."""
+    from past_core.lightning_cli import TrainingCLI
 
-    return LightningCLI(args=args, save_config_kwargs={"overwrite": True})
+    return TrainingCLI(args)
 
 
 def lightning_main() -> None:
