@@ -121,7 +121,8 @@ class FrozenCellEncoder:
         """
         counts = sparse.csr_matrix(counts)
         index = self.vocabulary.overlap(list(genes), source=source)
-        context = self.vocabulary.context(assay, organism, modality)
+        config = self._encoder.config
+        context = self.vocabulary.context(assay, organism, modality, order=config.context_order)
         n = counts.shape[0]
         if neighborhood is None:
             neighborhood = self._neighborhood(coordinates_um, n)
@@ -133,9 +134,15 @@ class FrozenCellEncoder:
             part = rows[start : start + batch_size]
             unique, centres, near = _localize(part, neighborhood.index[part])
             tokens, lengths = rank_tokenize(
-                counts[unique], index, self._means, context, max_genes=self.max_genes
+                counts[unique],
+                index,
+                self._means,
+                context,
+                max_genes=self.max_genes,
+                missing=config.missing_means,
             )
-            vectors = self._encode(trim_padding(tokens, lengths), centres, near, neighborhood.distance[part])
+            tokens = trim_padding(tokens, lengths)
+            vectors = self._encode(tokens, centres, near, neighborhood.distance[part], lengths[centres])
             vectors[torch.from_numpy(lengths[centres] <= CONTEXT_LENGTH)] = torch.nan
             out[start : start + len(part)] = vectors
             if progress is not None:
@@ -154,10 +161,16 @@ class FrozenCellEncoder:
 
     @torch.no_grad()
     def _encode(
-        self, tokens: np.ndarray, centres: np.ndarray, near: np.ndarray, distance: np.ndarray
+        self,
+        tokens: np.ndarray,
+        centres: np.ndarray,
+        near: np.ndarray,
+        distance: np.ndarray,
+        lengths: np.ndarray,
     ) -> Tensor:
         arrays = (tokens.astype(np.int64), centres, near, distance.astype(np.float32))
-        vectors = self._encoder(*(torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in arrays))
+        inputs = (torch.from_numpy(np.ascontiguousarray(a)).to(self.device) for a in arrays)
+        vectors = self._encoder(*inputs, lengths)
         if self._head is not None:
             vectors = nn.functional.normalize(self._head(vectors).float(), dim=-1)
         return vectors.float().cpu()

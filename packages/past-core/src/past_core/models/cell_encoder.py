@@ -1,6 +1,7 @@
 """The transcriptome side: rank tokens of a cell and its spatial neighbourhood become one vector."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -10,12 +11,12 @@ from torch.utils.checkpoint import checkpoint
 
 from past_core.models.cell_config import CellEncoderConfig
 from past_core.models.errors import ModelError
-from past_core.models.graph import GraphEncoder, StarGraph, star_graph
+from past_core.models.graph import GraphEncoder, StarGraph, complete_graph, star_graph
 from past_core.models.lengths import Chunk, equal_chunks, plan_chunks
 from past_core.models.transformer import TransformerLayer
 from past_core.vocabulary import CONTEXT_LENGTH, PAD
 
-__all__ = ["CellEncoder", "CellEncoderConfig", "GraphEncoder", "StarGraph", "star_graph"]
+__all__ = ["CellEncoder", "CellEncoderConfig", "GraphEncoder", "StarGraph", "complete_graph", "star_graph"]
 
 
 class CellEncoder(nn.Module):
@@ -43,30 +44,55 @@ class CellEncoder(nn.Module):
             raise ModelError(msg)
         self.config = config
         width = config.width
-        self.embeddings = nn.Embedding(config.vocabulary_size, width, padding_idx=PAD)
-        self.positional_embedding = nn.Embedding(CONTEXT_LENGTH + config.max_genes, width)
+        rows = config.vocabulary_size + config.spare_tokens
+        self.embeddings = nn.Embedding(rows, width, padding_idx=PAD)
+        self.positional_embedding = nn.Embedding(config.positions, width)
         for table in (self.embeddings, self.positional_embedding):
             nn.init.normal_(table.weight, std=config.embedding_std)
-        with torch.no_grad():
-            self.embeddings.weight[PAD] = 0
-        self.layers = nn.ModuleList(
-            TransformerLayer(
-                width,
-                config.heads,
-                config.feedforward,
-                dropout=config.dropout,
-                activation=config.activation,
-                norm_first=config.norm_first,
-            )
-            for _ in range(config.depth)
-        )
+        if config.pad_embedding == "zero":
+            with torch.no_grad():
+                self.embeddings.weight[PAD] = 0
+        self.layers = nn.ModuleList(self._layer() for _ in range(config.depth))
+        if config.initialization == "published":
+            _initialize_as_published(self.layers)
         self.norm = nn.LayerNorm(width) if config.norm_first else nn.Identity()
+        if config.dead_tensors:
+            self.encoder_layer = self._layer().requires_grad_(False)
         if config.graph_layers:
-            self.graph_encoder = GraphEncoder(width, config.graph_layers, config.graph_heads, config.dropout)
+            self._add_graph()
+
+    def _layer(self) -> TransformerLayer:
+        config = self.config
+        return TransformerLayer(
+            config.width,
+            config.heads,
+            config.feedforward,
+            dropout=config.dropout,
+            activation=config.activation,
+            norm_first=config.norm_first,
+        )
+
+    def _add_graph(self) -> None:
+        config, width = self.config, self.config.width
+        self.graph_encoder = GraphEncoder(
+            width if config.graph_input == "h0" else config.max_genes,
+            config.graph_outputs,
+            config.graph_heads,
+            dropout=config.dropout,
+            hidden_dropout=config.graph_hidden_dropout,
+            distances=config.graph_distances,
+            last_norm=config.graph_last_norm,
+            dead_tensors=config.dead_tensors,
+        )
+        if config.fusion == "attention":
             self.fusion_layer = nn.MultiheadAttention(
                 width, config.fusion_heads, dropout=config.dropout, batch_first=True
             )
             self.fusion_norm = nn.LayerNorm(width) if config.fusion_residual else None
+            bias = config.fusion_bias
+            self.register_buffer("fusion_bias", None if bias is None else torch.tensor([bias]))
+        elif config.fusion == "weighted_add":
+            self.fusion_alpha = nn.Parameter(torch.tensor(0.7))
 
     def forward(
         self,
@@ -96,9 +122,14 @@ class CellEncoder(nn.Module):
         cell = self.transform(tokens[centres], lengths)
         if not self.config.graph_layers:
             return cell
-        graph = star_graph(centres, neighbors, distances.to(self.embeddings.weight.dtype))
-        features = self.node_features(tokens)[graph.nodes]
-        return self.fuse(cell, self.graph_encoder(features, graph, len(centres)))
+        join = star_graph if self.config.graph_edges == "star" else complete_graph
+        graph = join(centres, neighbors, distances.to(self.embeddings.weight.dtype))
+        ids = self.config.graph_input == "token_ids"
+        # Half precision would round ids to multiples of 16 (float16) or 128 (bfloat16).
+        with torch.autocast(tokens.device.type, enabled=False) if ids else nullcontext():
+            features = self.node_features(tokens)[graph.nodes]
+            around = self.graph_encoder(features, graph, len(centres))
+        return self.fuse(cell, around)
 
     def transform(self, tokens: Tensor, lengths: np.ndarray | None = None) -> Tensor:
         """f_trans (B, width) of sequences (B, T): the transformer's mean over gene tokens.
@@ -115,7 +146,7 @@ class CellEncoder(nn.Module):
         Raises:
             ModelError: `lengths` are not those of the tokens (their values are compared on the CPU only).
         """
-        lengths = self._lengths(tokens, lengths)
+        tokens, lengths = self._sequences(tokens, lengths)
         if lengths is None:
             return self._run(tokens, equal_chunks(len(tokens), tokens.shape[1], most=self.microbatch))
         plan = plan_chunks(lengths, most=self.microbatch)
@@ -151,25 +182,41 @@ class CellEncoder(nn.Module):
             else:
                 hidden = layer(hidden, mask)
         hidden = self.norm(hidden)
+        if self.config.pool == "positions":
+            return hidden[:, CONTEXT_LENGTH:].mean(1)
         genes = present[:, CONTEXT_LENGTH:]
         total = hidden[:, CONTEXT_LENGTH:].masked_fill(~genes[..., None], 0).sum(1)
         return total / genes.sum(1, keepdim=True).clamp_min(1)
 
-    def _lengths(self, tokens: Tensor, lengths: np.ndarray | None) -> np.ndarray | None:
+    def _sequences(self, tokens: Tensor, lengths: np.ndarray | None) -> tuple[Tensor, np.ndarray | None]:
+        """What the transformer runs over, at most `max_tokens` of each, and how much of it is no padding."""
+        most = self.config.positions
         on_host = tokens.device.type == "cpu"
         counted = (tokens != PAD).sum(1).numpy() if on_host else None
-        if lengths is None:
+        if lengths is None and counted is not None:
             # The mean skips the context, but attention sees it: no sequence is shorter.
-            return None if counted is None else counted.clip(CONTEXT_LENGTH)
-        lengths = np.asarray(lengths)
-        if lengths.shape != (len(tokens),) or (on_host and not np.array_equal(lengths, counted)):
-            msg = f"lengths of shape {lengths.shape} are not those of the tokens, {tuple(tokens.shape)}"
-            raise ModelError(msg)
-        return lengths
+            lengths = counted.clip(CONTEXT_LENGTH)
+        elif lengths is not None:
+            lengths = np.asarray(lengths)
+            if lengths.shape != (len(tokens),) or (on_host and not np.array_equal(lengths, counted)):
+                msg = f"lengths of shape {lengths.shape} are not those of the tokens, {tuple(tokens.shape)}"
+                raise ModelError(msg)
+        tokens = tokens[:, :most]
+        if self.config.pool == "positions":
+            # Padding counts, so there is none to leave out.
+            return F.pad(tokens, (0, most - tokens.shape[1]), value=PAD), None
+        return tokens, None if lengths is None else lengths.clip(max=most)
 
     def node_features(self, tokens: Tensor) -> Tensor:
-        """Mean of h0 over gene tokens for every unique cell, (U, width); 0 for a cell without genes."""
+        """Mean of h0 over gene tokens for every unique cell, (U, width); 0 for a cell without genes.
+
+        With graph_input "token_ids", the ids themselves: (U, max_genes).
+        """
         genes = tokens[:, CONTEXT_LENGTH:]
+        if self.config.graph_input == "token_ids":
+            missing = self.config.max_genes - genes.shape[1]
+            return F.pad(genes, (0, missing), value=PAD).to(self.embeddings.weight.dtype)
+        genes = genes[:, : self.config.positions - CONTEXT_LENGTH]
         # Bags sum as they gather: h0 of all unique cells, (U, T, width), never comes into being.
         identity = F.embedding_bag(genes, self.embeddings.weight, mode="mean", padding_idx=PAD)
         place = torch.arange(CONTEXT_LENGTH, tokens.shape[1], device=tokens.device)
@@ -177,13 +224,18 @@ class CellEncoder(nn.Module):
         return identity + F.embedding_bag(place, self.positional_embedding.weight, mode="mean", padding_idx=0)
 
     def fuse(self, cell: Tensor, graph: Tensor) -> Tensor:
-        """Attention of f_trans (B, width) over [f_trans, f_graph], (B, width)."""
+        """f_trans and f_graph to one, all (B, width); the attention's query is f_trans, its keys are both."""
+        if self.config.fusion != "attention":
+            share = 0.6 if self.config.fusion == "add" else self.fusion_alpha.sigmoid()
+            return share * cell + (1 - share) * graph
         pair = torch.stack([cell, graph], dim=1)
-        fused = self.fusion_layer(cell[:, None], pair, pair, need_weights=False)[0][:, 0]
-        return fused if self.fusion_norm is None else self.fusion_norm(fused + cell)
+        fused, _ = self.fusion_layer(
+            cell[:, None], pair, pair, attn_mask=self.fusion_bias, need_weights=False
+        )
+        return fused[:, 0] if self.fusion_norm is None else self.fusion_norm(fused[:, 0] + cell)
 
     def _check(self, tokens: Tensor, centres: Tensor, neighbors: Tensor, distances: Tensor) -> None:
-        longest = CONTEXT_LENGTH + self.config.max_genes
+        longest = self.config.longest_input
         if tokens.ndim != 2 or not CONTEXT_LENGTH <= tokens.shape[1] <= longest:
             msg = f"tokens have shape {tuple(tokens.shape)}; expected (U, {CONTEXT_LENGTH} to {longest})"
             raise ModelError(msg)
@@ -196,3 +248,14 @@ class CellEncoder(nn.Module):
         if distances.shape != neighbors.shape:
             msg = f"distances {tuple(distances.shape)} and neighbors {tuple(neighbors.shape)} must be alike"
             raise ModelError(msg)
+
+
+def _initialize_as_published(layers: Iterable[TransformerLayer]) -> None:
+    """Xavier-normal weights and zero biases; but the attention's input is one draw, copied to all layers."""
+    first, *others = layers
+    for layer in (first, *others):
+        for linear in (layer.self_attn.out_proj, layer.linear1, layer.linear2):
+            nn.init.xavier_normal_(linear.weight)
+            nn.init.zeros_(linear.bias)
+    for layer in others:
+        layer.self_attn.in_proj_weight.data.copy_(first.self_attn.in_proj_weight.data)

@@ -79,11 +79,20 @@ class DualEncoder(nn.Module):
         dim, dropout = config.projection_dim, config.projection_dropout
         self.image_projection = ProjectionHead(self.image_encoder.dim, dim, dropout)
         self.cell_projection = ProjectionHead(config.cell.width, dim, dropout)
-        self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+        if config.temperature_form == "log":
+            self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+        else:
+            self.raw_temperature = nn.Parameter(torch.tensor(config.temperature))
 
     @property
     def temperature(self) -> Tensor:
-        """The temperature, within its bounds; the gradient passes the bounds as if they were not there."""
+        """The temperature, within its bounds.
+
+        Learned as a logarithm, its gradient passes the bounds as if they were not there; "clamped", there is
+        none beyond them.
+        """
+        if self.config.temperature_form == "clamped":
+            return self.raw_temperature.clamp(self.config.temperature_min, self.config.temperature_max)
         low, high = math.log(self.config.temperature_min), math.log(self.config.temperature_max)
         raw = self.log_temperature
         return (raw.detach().clamp(low, high) + (raw - raw.detach())).exp()

@@ -1,5 +1,7 @@
 """The neighbourhoods of a batch as one graph, and the attention layers over it."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -43,30 +45,86 @@ def star_graph(centres: Tensor, neighbors: Tensor, distances: Tensor) -> StarGra
     return StarGraph(nodes, edges, torch.cat([length, length, length.new_zeros(len(everyone))])[:, None])
 
 
+def complete_graph(centres: Tensor, neighbors: Tensor, distances: Tensor) -> StarGraph:
+    """Join all cells of a neighbourhood both ways, as the published code does.
+
+    An edge between two neighbours has the mean of their distances to the centre. Arguments and absent
+    neighbours are as in `star_graph`.
+    """
+    B, k = neighbors.shape
+    present = torch.cat([neighbors.new_ones(B, 1, dtype=torch.bool), neighbors >= 0], dim=1)
+    nodes = torch.cat([centres, neighbors.clamp_min(0).reshape(-1)])
+    everyone = torch.arange(B * (1 + k), device=centres.device)
+    number = torch.cat([everyone[:B, None], everyone[B:].view(B, k)], dim=1)
+    source, target = torch.broadcast_tensors(number[:, :, None], number[:, None, :])
+    # An edge that an absent neighbour would end is a loop on it, and so is every edge to itself.
+    absent = torch.where(present, -1, number)
+    gone = torch.maximum(absent[:, :, None], absent[:, None, :])
+    edges = torch.stack([torch.where(gone >= 0, gone, source), torch.where(gone >= 0, gone, target)])
+    length = torch.where(present[:, 1:], distances, 0)
+    length = torch.cat([length.new_zeros(B, 1), length], dim=1)
+    between = (length[:, :, None] + length[:, None, :]) / 2
+    between[:, 0] *= 2
+    between[:, :, 0] *= 2
+    between = between.masked_fill(edges[0] == edges[1], 0)
+    return StarGraph(nodes, edges.reshape(2, -1), between.reshape(-1, 1))
+
+
 class GraphEncoder(nn.Module):
     """GAT layers over the graphs; gives the centres' vectors.
 
+    LayerNorm, ReLU and dropout stand between the layers.
+
     Args:
-        width: channels in and out.
-        layers: GAT layers; LayerNorm and ReLU between them.
-        heads: attention heads, concatenated to `width`.
+        inputs: channels of the node features.
+        widths: channels of each layer's output.
+        heads: attention heads, concatenated to the output.
         dropout: on the attention coefficients.
+        hidden_dropout: between layers.
+        distances: whether edges have a feature.
+        last_norm: LayerNorm after the last layer too.
+        dead_tensors: register the published code's unused transform of distances, frozen.
     """
 
-    def __init__(self, width: int, layers: int, heads: int, dropout: float) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        widths: Sequence[int],
+        heads: int,
+        *,
+        dropout: float = 0.0,
+        hidden_dropout: float = 0.0,
+        distances: bool = True,
+        last_norm: bool = False,
+        dead_tensors: bool = False,
+    ) -> None:
         super().__init__()
-        # star_graph adds the loops (feature 0), as fill_value=0. would: GATConv's own way reads the edge
-        # list back from the device to look for loops.
+        # The graph has its loops (feature 0), as fill_value=0. would add them: GATConv's own way reads the
+        # edge list back from the device to look for loops.
         self.convs = nn.ModuleList(
-            GATConv(width, width // heads, heads=heads, edge_dim=1, dropout=dropout, add_self_loops=False)
-            for _ in range(layers)
+            GATConv(
+                before,
+                after // heads,
+                heads=heads,
+                edge_dim=1 if distances else None,
+                dropout=dropout,
+                add_self_loops=False,
+            )
+            for before, after in pairwise([inputs, *widths])
         )
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(layers - 1))
+        self.norms = nn.ModuleList(map(nn.LayerNorm, widths if last_norm else widths[:-1]))
+        self.dropout = nn.Dropout(hidden_dropout)
+        self.distances = distances
+        if dead_tensors:
+            self.distance_transform = nn.Sequential(nn.Linear(1, 1), nn.Sigmoid()).requires_grad_(False)
 
     def forward(self, features: Tensor, graph: StarGraph, centres: int) -> Tensor:
-        """Node features (N, width) to the first `centres` nodes' outputs, (B, width)."""
+        """Node features (N, inputs) to the first `centres` nodes' outputs, (B, widths[-1])."""
+        lengths = graph.distances if self.distances else None
         for layer, conv in enumerate(self.convs):
             if layer:
-                features = F.relu(self.norms[layer - 1](features))
-            features = conv(features, graph.edges, graph.distances)
+                features = self.dropout(F.relu(features))
+            features = conv(features, graph.edges, lengths)
+            if layer < len(self.norms):
+                features = self.norms[layer](features)
         return features[:centres]
