@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 from made_slides import made_slide
 from scipy.sparse import csc_matrix, csr_matrix
 
+from past_core.atomic import writer
 from past_core.errors import PastError
 from past_core.ingest import pyramid, write
 from past_core.ingest.blocks import block_order
@@ -24,6 +25,7 @@ from past_core.ingest.outlines import polygons_from_vertices
 from past_core.ingest.pyramid import SlideImage, halve, level_shapes, write_pyramid
 from past_core.ingest.store import SlideStore
 from past_core.ingest.write import StoreExistsError, StoreWriteError, write_store
+from past_core.remote import RemoteError
 
 
 def contents(folder: Path) -> list[str]:
@@ -333,6 +335,32 @@ def test_killed_midway_leaves_no_store(tmp_path):
     assert all(name.startswith(".s.zarr.") and name.endswith(".partial") for name in contents(tmp_path))
     write_store(made_slide(), tmp_path / "s.zarr")
     assert SlideStore(tmp_path / "s.zarr").n_cells == 60
+    assert contents(tmp_path) == ["s.zarr"]
+
+
+def test_a_store_set_aside_by_a_killed_writer_goes_only_once_a_new_one_stands(tmp_path, monkeypatch):
+    host = writer().split("-")[0]
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    aside = write_store(made_slide(), tmp_path / "s.zarr").rename(
+        tmp_path / f".s.zarr.{host}-{gone.stdout.strip()}-0123abcd.old"
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(write, "write_pyramid", lambda *_a, **_k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_store(made_slide(), tmp_path / "s.zarr")
+    assert contents(tmp_path) == [aside.name]
+    write_store(made_slide(name="new"), tmp_path / "s.zarr")
+    assert contents(tmp_path) == ["s.zarr"]
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/s.zarr", Path("s3://bucket/s.zarr"), "gs://bucket/s.zarr"])
+def test_a_url_is_refused_before_any_work(tmp_path, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RemoteError, match="local disk only"):
+        write_store(made_slide(image=None), url)
+    assert contents(tmp_path) == []
 
 
 def test_two_writers_of_one_path(tmp_path, monkeypatch):

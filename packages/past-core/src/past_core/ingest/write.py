@@ -1,8 +1,6 @@
 """Writes one slide as a SpatialData store: whole, or not at all."""
 
 import logging
-import os
-import secrets
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,6 +16,7 @@ import zarr
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
+from past_core.atomic import sweep, writer
 from past_core.errors import PastError
 from past_core.ingest.blocks import BLOCK_SIZE, block_order
 from past_core.ingest.checks import SlideDataError, check_table
@@ -26,6 +25,7 @@ from past_core.ingest.layout import FORMAT, IMAGE, TABLE, is_store
 from past_core.ingest.neighbors import set_neighbors
 from past_core.ingest.pyramid import PixelReader, Progress, SlideImage, level_shapes, write_pyramid
 from past_core.ingest.quality import OUTSIDE_IMAGE, quality_flags, quality_report
+from past_core.remote import require_local
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +121,9 @@ def write_store(
         SlideDataError: If the parts do not fit together, counts are not whole numbers from 0, there are no
             cells, more than `max_outside` of them lie outside the image, or the image breaks off.
         StoreWriteError: If the disk is full, or the folder cannot be written to.
+        RemoteError: If `path` is a URL: stores are written to local disk, and uploaded.
     """
-    path = Path(path)
+    path = require_local(path)
     check_output(path, overwrite=overwrite)
     image = SlideImage(data.image) if isinstance(data.image, PixelReader) else data.image
     if len(image.shape) != 3 or image.shape[0] != 3 or image.dtype != np.uint8 or min(image.shape) < 1:
@@ -171,7 +172,9 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
     Raises:
         StoreExistsError: If it exists and `overwrite` is not set, or it is something else than a slide store.
+        RemoteError: If it is a URL.
     """
+    path = require_local(path)
     if not (path.exists() or path.is_symlink()):
         return
     if not overwrite:
@@ -272,10 +275,16 @@ def _write_spatialdata(
 
 @contextmanager
 def _renamed_when_complete(path: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Gives a temporary name beside `path`; on success it takes `path`'s place, on failure it is removed."""
-    token = f"{os.getpid()}-{secrets.token_hex(4)}"
+    """Gives a temporary name beside `path`; on success it takes `path`'s place, on failure it is removed.
+
+    What killed writers of the same store left behind is removed; an old store that one had set aside only
+    once the new one stands.
+    """
+    token = writer()
     partial = path.with_name(f".{path.name}.{token}.partial")
     retired = path.with_name(f".{path.name}.{token}.old")
+    for left in sweep(path.parent, f".{path.name}.", ".partial"):
+        logger.info("removed %s, which a killed writer left", left)
     try:
         yield partial
         check_output(path, overwrite=overwrite)
@@ -287,6 +296,7 @@ def _renamed_when_complete(path: Path, *, overwrite: bool) -> Iterator[Path]:
             if retired.exists():
                 retired.rename(path)
             raise
+        sweep(path.parent, f".{path.name}.", ".old")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
