@@ -1,5 +1,7 @@
 """The formulas against torch's own counter, component by component and for the whole dual encoder."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -201,6 +203,33 @@ def test_padding_and_recomputation_equal_the_counter(
     assert (extra["recomputation"] > 0) == (microbatch is not None or checkpointing)
     if microbatch is None:
         assert counted.training - plain.training == pytest.approx(extra["recomputation"], rel=EXACT)
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_the_published_networks_equal_the_counter(graph: bool):
+    """Other widths in the graph, all its cells joined, and padding that is pooled and so is no waste."""
+    published = DualEncoderConfig.published(graph=graph, vocabulary_size=50)
+    cell = replace(published.cell, depth=1)
+    config = replace(published, image=replace(published.image, options={"depth": 1}), cell=cell)
+    cells, neighbors, lengths = 3, 2, np.array([20, 9, 303])
+    tokens = torch.full((cells, 303), 40)
+    for row, length in enumerate(lengths):
+        tokens[row, length:] = 1
+    near = torch.arange(cells * neighbors).reshape(cells, neighbors) % cells
+    inputs = (
+        torch.rand(cells, 3, 224, 224),
+        tokens,
+        torch.arange(cells),
+        near,
+        torch.ones(near.shape),
+        lengths,
+    )
+    model = DualEncoder(config).train()
+    counted = count(lambda: contrastive_loss(**model(*inputs)._asdict()).loss)
+    again = 2 * cells * (197**2 * 1024 + 300**2 * 512 + (2 * 512 if graph else 0))
+    parts = flops.step_flops(config, lengths, neighbors=neighbors)
+    close(counted, flops.sum_flops(parts) + flops.Flops(0, again))
+    assert flops.extra_flops(config, lengths)["padding"] == 0
 
 
 def test_the_papers_dual_encoder():

@@ -187,16 +187,41 @@ def transform_flops(config: CellEncoderConfig, lengths: ArrayLike) -> Flops:
     return config.depth * transformer_layer_flops(config, lengths)
 
 
+def encoder_lengths(config: CellEncoderConfig, lengths: ArrayLike) -> np.ndarray:
+    """Tokens that the transformer needs of sequences of these numbers of tokens.
+
+    What is longer than its positions is cut; where all positions are pooled, padding is part of the model.
+    """
+    lengths = np.asarray(lengths)
+    return (
+        np.full_like(lengths, config.positions)
+        if config.pool == "positions"
+        else lengths.clip(max=config.positions)
+    )
+
+
+def graph_size(config: CellEncoderConfig, cells: int, neighbors: int) -> tuple[int, int]:
+    """Nodes and edges (loops included) of the graphs of `cells` centres."""
+    size = 1 + neighbors
+    return cells * size, cells * (size**2 if config.graph_edges == "complete" else size + 2 * neighbors)
+
+
 def graph_flops(config: CellEncoderConfig, cells: int, *, neighbors: int = NEIGHBORS) -> Flops:
-    """The GAT layers over the star graphs of `cells` centres."""
-    nodes, edges = cells * (1 + neighbors), cells * (1 + 3 * neighbors)
-    layer = product(nodes, config.width, config.width) + product(edges, 1, config.width, input_gradient=False)
-    return config.graph_layers * layer
+    """The GAT layers over the neighbourhoods of `cells` centres."""
+    nodes, edges = graph_size(config, cells, neighbors)
+    ids = config.graph_input == "token_ids"
+    total, before = Flops(), config.max_genes if ids else config.width
+    for layer, after in enumerate(config.graph_outputs):
+        total += product(nodes, before, after, input_gradient=layer > 0 or not ids)
+        if config.graph_distances:
+            total += product(edges, 1, after, input_gradient=False)
+        before = after
+    return total
 
 
 def fusion_flops(config: CellEncoderConfig, cells: int) -> Flops:
     """Attention of each cell over itself and its neighbourhood."""
-    if not config.graph_layers:
+    if not config.graph_layers or config.fusion != "attention":
         return Flops()
     d = config.width
     # The query is projected once, two keys and two values, and the output.
@@ -235,7 +260,7 @@ def step_flops(
     dim = config.projection_dim
     return {
         "image encoder": cells * image_flops(config.image),
-        "cell transformer": transform_flops(config.cell, lengths),
+        "cell transformer": transform_flops(config.cell, encoder_lengths(config.cell, lengths)),
         "graph": graph_flops(config.cell, cells, neighbors=neighbors),
         "fusion": fusion_flops(config.cell, cells),
         "projection heads": head_flops(image_width(config.image), dim, cells)
@@ -260,7 +285,7 @@ def extra_flops(
         checkpointing: as `DualEncoder.activation_checkpointing`: their layers run forward once more, but for
             a layer's last product if nothing after it needs keeping.
     """
-    lengths = np.asarray(lengths)
+    lengths = encoder_lengths(config.cell, lengths)
     cells = len(lengths)
     chunks = plan_chunks(lengths, most=microbatch).chunks
     padded = np.concatenate([np.full(chunk.stop - chunk.start, chunk.width) for chunk in chunks])

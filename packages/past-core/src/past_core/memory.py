@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from past_core.flops import NEIGHBORS, VitShape, image_width, meta_image_encoder, vit_shape
+from past_core.flops import (
+    NEIGHBORS,
+    VitShape,
+    encoder_lengths,
+    graph_size,
+    image_width,
+    meta_image_encoder,
+    vit_shape,
+)
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig
 from past_core.models.image_encoder import ImageEncoderConfig
@@ -106,7 +114,7 @@ def transform_bytes(
         checkpointing: keep the layers' inputs, and all of one layer of the largest chunk.
     """
     width = Width.of(precision)
-    plan = plan_chunks(np.asarray(lengths))
+    plan = plan_chunks(encoder_lengths(config, lengths))
     tokens = plan.tokens
     kept = tokens * config.width * width.stream
     ends = 16 * tokens + (kept if config.norm_first else 0)  # token ids, masks; the last norm
@@ -123,11 +131,15 @@ def graph_bytes(
     if not config.graph_layers:
         return 0.0
     width, d = Width.of(precision), config.width
-    nodes, edges = cells * (1 + neighbors), cells * (1 + 3 * neighbors)
-    layer = 2 * (edges + nodes) * d * width.inside + edges * (16 * config.graph_heads + 24)
-    between = nodes * d * (width.stream + width.inside)
-    fusion = cells * d * 10 * width.stream
-    return config.graph_layers * layer + (config.graph_layers - 1) * between + fusion
+    nodes, edges = graph_size(config, cells, neighbors)
+    features = 2 if config.graph_distances else 1  # messages, and the edges' features
+    total = cells * d * 10 * width.stream  # the fusion
+    for layer, channels in enumerate(config.graph_outputs):
+        total += (features * edges + 2 * nodes) * channels * width.inside
+        total += edges * (16 * config.graph_heads + 24)
+        if layer:
+            total += nodes * channels * (width.stream + width.inside)
+    return total
 
 
 def head_bytes(config: DualEncoderConfig, cells: int) -> float:
