@@ -129,7 +129,7 @@ def test_timm_weights_from_a_file(tmp_path, monkeypatch):
 
 
 def test_the_demo_comes_with_the_package(path, tmp_path, monkeypatch):
-    monkeypatch.setattr("past_core.encoders.loading.files", lambda _: tmp_path)
+    monkeypatch.setattr("past_core.checkpoint.places.files", lambda _: tmp_path)
     with pytest.raises(EncoderNotFoundError, match="holds no demo encoder"):
         load_image_encoder("demo")
     (tmp_path / "assets").mkdir()

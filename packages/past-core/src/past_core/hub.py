@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from past_core.checkpoint.errors import CheckpointError, CheckpointNotFoundError
-from past_core.checkpoint.folder import CONFIG, LIBRARY, MAX_JSON, VOCABULARY, WEIGHTS, read_json
+from past_core.checkpoint.folder import CONFIG, LIBRARY, MAX_JSON, VOCABULARY, WEIGHTS, is_export, read_json
 from past_core.errors import PastError
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,20 @@ def parse_hub_id(name: str) -> HubId | None:
     elif match is None or Path(match["repository"]).suffix.lower() in _FILES:
         return None  # a path, though nothing may be there
     return HubId(match["repository"], match["revision"])
+
+
+def is_past_id(name: str) -> bool:
+    """Whether `hf-hub:OWNER/NAME[@REVISION]` is known to hold a model of PAST: it does in the cache.
+
+    The same prefix names models of timm; nothing is asked of the hub to tell them apart.
+    """
+    match = _ID.fullmatch(name.removeprefix(PREFIX))
+    if not name.startswith(PREFIX) or match is None:
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    path = try_to_load_from_cache(match["repository"], CONFIG, revision=match["revision"])
+    return isinstance(path, str) and is_export(Path(path).parent)
 
 
 def fetch_snapshot(hub_id: HubId, *, revision: str | None = None) -> Snapshot:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from past_core.augment import Augmentation, augment
+from past_core.checkpoint import settings_of, training_record
 from past_core.data.batch import CellBatch
 from past_core.distributed import GatherError, gather_with_gradient, require_same_step
 from past_core.errors import PastError
@@ -125,6 +127,7 @@ class ContrastivePretraining(pl.LightningModule):
         self.compiled = compile
         self.model: DualEncoder | None = None
         self.embeddings: list[SlideEmbeddings] = []
+        self._validated_at: int | None = None
         self._collector = EmbeddingCollector()
         self._cells_per_step: int | None = None
 
@@ -311,6 +314,7 @@ class ContrastivePretraining(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Retrieval within every held-out slide, in both directions, beside chance."""
+        self._validated_at = None if self.trainer.sanity_checking else self.global_step
         data = self.trainer.datamodule
         stores = data.val_stores
         # The supply numbers training slides first.
@@ -347,12 +351,28 @@ class ContrastivePretraining(pl.LightningModule):
             "model": asdict(self.config),
             "vocabulary": data.vocabulary.to_dict(),
             "gene_means": torch.as_tensor(data.gene_means, dtype=torch.float64),
-            "training": {
-                "targets": self.targets,
-                "slides": [store.name for store in data.train_stores],
-                "plan": self._plan(),
-            },
+            "training": {**self._record(), "targets": self.targets, "plan": self._plan()},
         }
+
+    def _record(self) -> dict[str, Any]:
+        trainer, data = self.trainer, self.trainer.datamodule
+        settings = {
+            **settings_of(model=self, data=data),
+            "model.image.weights": self.config.image.weights,
+            "trainer.world_size": trainer.world_size,
+            "trainer.precision": trainer.precision,
+            "trainer.max_epochs": trainer.max_epochs,
+            "trainer.gradient_clip_val": trainer.gradient_clip_val,
+            "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
+        }
+        return training_record(
+            data,
+            trainer.callback_metrics,
+            step=self.global_step,
+            epoch=self.current_epoch,
+            validated_at=self._validated_at,
+            settings=settings,
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another vocabulary, or of another plan in mid-epoch."""

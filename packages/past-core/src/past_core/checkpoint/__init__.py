@@ -12,7 +12,7 @@ from past_core.checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from past_core.checkpoint.folder import is_export
 from past_core.checkpoint.format import FORMAT
 from past_core.checkpoint.loading import load_checkpoint, load_model
-from past_core.checkpoint.locate import Located, locate
+from past_core.checkpoint.places import Located, locate
 from past_core.checkpoint.record import settings_of, training_record
 from past_core.checkpoint.runs import find_checkpoint, is_run
 from past_core.checkpoint.saving import export_checkpoint, save_checkpoint

@@ -160,6 +160,8 @@ def _architecture(checkpoint: PastCheckpoint) -> str:
 
 def _data(training: Mapping[str, Any]) -> str:
     slides, held_out = training["train"], training["validation"]
+    if training["imported"]:
+        return f"Imported from the released {_cell(training['imported'])}, which does not list its slides."
     if not slides:
         names = ", ".join(training["slides"])
         if names:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from past_core.checkpoint.content import open_checkpoint, stored_vocabulary
 from past_core.checkpoint.format import GENE_MEANS, OWN
-from past_core.checkpoint.locate import locate
+from past_core.checkpoint.places import locate
 
 PARTS = {"image encoder": "image_encoder.", "cell encoder": "cell_encoder."}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from past_core.checkpoint.content import Content, PastCheckpoint, open_checkpoint, stored_vocabulary
 from past_core.checkpoint.errors import CheckpointError
 from past_core.checkpoint.format import GENE_MEANS, OWN
-from past_core.checkpoint.locate import Located, locate
+from past_core.checkpoint.places import Located, locate
 from past_core.tokens import Vocabulary
 
 if TYPE_CHECKING:

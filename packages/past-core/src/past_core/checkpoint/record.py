@@ -155,6 +155,7 @@ def read_record(info: Mapping[str, Any]) -> dict[str, Any]:
         "slides": [str(name) for name in names] if isinstance(names, (list, tuple)) else [],
         **{use: _read_slides(training.get(use)) for use in ("train", "validation")},
         **{key: _whole(training.get(key)) for key in ("step", "epoch", "validated_at")},
+        "imported": str(training.get("imported") or ""),
         "metrics": {
             str(name): float(value)
             for name, value in (metrics.items() if isinstance(metrics, Mapping) else ())

@@ -24,7 +24,7 @@ from past_core.checkpoint.folder import (
 )
 from past_core.checkpoint.format import FORMAT, GENE_MEANS, KEY
 from past_core.checkpoint.loading import load_located
-from past_core.checkpoint.locate import Located, locate
+from past_core.checkpoint.places import Located, locate
 
 FILE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".zip"}
 """Names that look like one file but are no container to share."""

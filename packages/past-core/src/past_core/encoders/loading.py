@@ -1,17 +1,17 @@
 """Frozen encoders by name: the one handle through which everything downstream sees cells."""
 
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 
 import torch
 
-from past_core.checkpoint import PastCheckpoint, load_checkpoint
+from past_core.checkpoint import CheckpointNotFoundError, PastCheckpoint, load_model
 from past_core.encoders.files import SUFFIXES, load_release, require_weights
 from past_core.encoders.registry import IMAGE_ENCODERS
 from past_core.encoders.timm_names import HUB, TIMM, is_timm_name, load_timm
 from past_core.frozen import EncoderError, EncoderNotFoundError, FrozenEncoder, Space, check_space
 from past_core.frozen_cell import FrozenCellEncoder
+from past_core.hub import HubNotFoundError, is_past_id
 from past_core.models.image_encoder import ImageEncoder
 
 DEMO = "demo"
@@ -27,8 +27,8 @@ def load_image_encoder(
     """Loads a frozen image encoder.
 
     Args:
-        name_or_path: a checkpoint of PAST, "demo", a name of `IMAGE_ENCODERS`, "timm:NAME", or
-            "hf-hub:OWNER/NAME[@REVISION]" for a timm model of the Hugging Face hub.
+        name_or_path: a model of PAST as `load_model` takes it ("demo", a path, OWNER/NAME of the hub), a
+            name of `IMAGE_ENCODERS`, "timm:NAME", or "hf-hub:OWNER/NAME[@REVISION]" for a timm model.
         space: "features", or "joint" for the space shared with cells (PAST only).
         weights: file of a public encoder's weights; by default NAME with any of `SUFFIXES` in
             `weights_folder()`, the pip package that holds them, or the hub's local cache.
@@ -74,7 +74,7 @@ def load_cell_encoder(name_or_path: str | Path, space: Space = "features") -> Fr
     """Loads the frozen cell encoder of a PAST checkpoint.
 
     Args:
-        name_or_path: a checkpoint's path, or "demo".
+        name_or_path: a checkpoint of PAST as `load_model` takes it, such as a path or "demo".
         space: "features" (512 wide in the paper's size), or "joint" for the space shared with images.
 
     Raises:
@@ -102,30 +102,31 @@ def _is_demo(name: str | Path, checkpoint: PastCheckpoint) -> bool:
 
 
 def load_past(name_or_path: str | Path) -> PastCheckpoint:
-    """Loads a checkpoint of PAST by path, or "demo".
+    """Loads a checkpoint of PAST from wherever `past_core.load_model` finds one.
 
     Raises:
         EncoderError, EncoderNotFoundError, CheckpointError: see `load_image_encoder`.
+        HubNotFoundError, HubAccessError, HubUnavailableError: see `load_model`.
     """
-    if str(name_or_path) == DEMO:
-        path = Path(str(files("past_core") / "assets" / "demo.safetensors"))
-        if not path.is_file():
-            raise EncoderNotFoundError(
-                f"{path}: this installation holds no demo encoder; train one with "
-                "`lightning fit -c recipes/pretrain.yaml` and give its checkpoint"
-            )
-        return load_checkpoint(path)
-    path = Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join([DEMO, *IMAGE_ENCODERS, f"{TIMM}NAME", f"{HUB}OWNER/NAME"])
-        if path.suffix in {".ckpt", *SUFFIXES} or len(path.parts) > 1:
-            raise EncoderNotFoundError(f"{path}: no such checkpoint; give its path or one of {names}")
-        raise EncoderError(f"no encoder {str(name_or_path)!r}; give one of {names}, or a checkpoint's path")
-    return load_checkpoint(path)
+    name, path = str(name_or_path), Path(name_or_path)
+    names = ", ".join([DEMO, *IMAGE_ENCODERS, f"{TIMM}NAME", f"{HUB}OWNER/NAME"])
+    if (
+        name != DEMO
+        and not path.exists()
+        and len(path.parts) == 1
+        and path.suffix not in {".ckpt", *SUFFIXES}
+    ):
+        raise EncoderError(f"no encoder {name!r}; give one of {names}, or a checkpoint's path")
+    try:
+        return load_model(name_or_path)
+    except HubNotFoundError:
+        raise
+    except CheckpointNotFoundError as error:
+        raise EncoderNotFoundError(f"{error}; or an image encoder's name: {names}") from error
 
 
 def _is_public(name: str) -> bool:
-    return name in IMAGE_ENCODERS or is_timm_name(name)
+    return name in IMAGE_ENCODERS or (is_timm_name(name) and not is_past_id(name))
 
 
 def _load_public(name: str, weights: str | Path | None, *, download: bool) -> ImageEncoder:

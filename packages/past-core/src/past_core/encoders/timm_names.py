@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 
+from past_core.checkpoint.folder import LIBRARY
 from past_core.encoders.files import Hub, in_cache, weights_folder
 from past_core.frozen import EncoderError, EncoderNotFoundError
 from past_core.models.errors import ModelError
@@ -60,6 +61,8 @@ def _by_hub(name: str, weights: str | Path | None, *, download: bool) -> ImageEn
         )
     try:
         content = json.loads(path.read_text())
+        if content.get("library_name") == LIBRARY:
+            raise EncoderError(f"huggingface.co/{name} holds a model of PAST: give its name without {HUB}")
         architecture = str(content["architecture"])
         preprocessing = content.get("pretrained_cfg", content)
         config = _config(architecture, content.get("model_args") or {}, preprocessing)
