@@ -10,7 +10,7 @@ class CellBatch(NamedTuple):
     """A batch of B cells with their images, tokens and local graphs.
 
     U is the number of distinct cells among the B centres and their neighbours: a cell that several
-    centres share is tokenised and embedded once.
+    centres of a block share is tokenised and embedded once.
     """
 
     images: torch.Tensor

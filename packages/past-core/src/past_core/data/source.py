@@ -35,6 +35,8 @@ class BlockData:
         rows: `(n,)` ascending rows of the usable cells and of all their neighbours.
         tokens: `(n, T)` int32 rank tokens of these, padded to the longest.
         lengths: `(n,)` tokens of each, context included.
+        neighbors: `(n, k)` places of their neighbours in `rows`, nearest first; -1 where absent, and for
+            cells that are here as neighbours only.
     """
 
     image: np.ndarray
@@ -43,11 +45,12 @@ class BlockData:
     rows: np.ndarray
     tokens: np.ndarray
     lengths: np.ndarray
+    neighbors: np.ndarray
 
     @property
     def nbytes(self) -> int:
         """Bytes in memory."""
-        return sum(a.nbytes for a in (self.image, self.rows, self.tokens, self.lengths))
+        return sum(a.nbytes for a in (self.image, self.rows, self.tokens, self.lengths, self.neighbors))
 
 
 class SlideSource:
@@ -119,8 +122,16 @@ class SlideSource:
         near = self.store.neighbors[rows]
         everyone = np.union1d(rows, near[near >= 0])
         tokens, lengths = self.tokens(everyone)
+        neighbors = np.full((len(everyone), near.shape[1]), -1, np.int64)
+        neighbors[np.searchsorted(everyone, rows)] = np.where(near >= 0, np.searchsorted(everyone, near), -1)
         return BlockData(
-            image, left, top, everyone, np.ascontiguousarray(trim_padding(tokens, lengths)), lengths
+            image=image,
+            left=left,
+            top=top,
+            rows=everyone,
+            tokens=np.ascontiguousarray(trim_padding(tokens, lengths)),
+            lengths=lengths,
+            neighbors=neighbors,
         )
 
     def cut(self, block: BlockData, rows: np.ndarray, out: np.ndarray, at: np.ndarray) -> None:
@@ -133,6 +144,6 @@ class SlideSource:
             self.store.counts[rows], self.gene_index, self._means, self._context, max_genes=self._max_genes
         )
 
-    def neighborhood(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Neighbour rows `(n, k)` (-1 absent) and distances `(n, k)` over the slide's median (0 absent)."""
-        return self.store.neighbors[rows], self._distances[rows]
+    def distances(self, rows: np.ndarray) -> np.ndarray:
+        """Distances to their neighbours over the slide's median, `(n, k)` float32, 0 where absent."""
+        return self._distances[rows]

@@ -99,7 +99,6 @@ class RegionSupply:
         keys = [(int(c >> _ROW_BITS), int(c & (1 << _ROW_BITS) - 1)) for c in code]
         order = np.argsort(which, kind="stable")
         members = np.split(order, np.cumsum(np.bincount(which))[:-1])
-        near = np.full((len(cells), self._width), -1, np.int64)
         distances = np.zeros((len(cells), self._width), np.float32)
         cell_tokens = _Tokens(len(cells), self._width)
         # A batch may touch more blocks than are kept: ask for a few at a time, in order.
@@ -109,10 +108,9 @@ class RegionSupply:
             for (slide, _), future, at in zip(part, futures, members[start:], strict=False):
                 source, block, rows = self.sources[slide], future.result(), cells[at, 2]
                 source.cut(block, rows, pixels, at)
-                own_near, own_distances = source.neighborhood(rows)
-                k = own_near.shape[1]
-                near[at, :k], distances[at, :k] = own_near, own_distances
-                cell_tokens.add(slide, block, at, rows, near[at])
+                own = source.distances(rows)
+                distances[at, : own.shape[1]] = own
+                cell_tokens.add(block, at, rows)
         tokens, centres, neighbors, lengths = cell_tokens.gather()
         arrays = (tokens, centres, neighbors, distances, cells[:, 0], cells[:, 2])
         return CellBatch(images, *(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays), lengths)
@@ -123,42 +121,42 @@ class RegionSupply:
 
 
 class _Tokens:
-    """Collects the cells of a batch block by block, and gives every distinct cell its tokens once."""
+    """Collects the cells of a batch block by block; every distinct cell of a block has its tokens once."""
 
     def __init__(self, cells: int, width: int) -> None:
-        # Column 0 is the cell itself, then its neighbours: (slide, row) in one number, -1 where absent.
-        self._code = np.full((cells, 1 + width), -1, np.int64)
-        self._place = np.zeros((cells, 1 + width), np.int64)
-        self._block = np.zeros(cells, np.int64)
+        # Column 0 is the cell itself, then its neighbours: places in all blocks' rows, -1 where absent.
+        self._place = np.full((cells, 1 + width), -1, np.int64)
         self._blocks: list[BlockData] = []
+        self._rows = 0
 
-    def add(self, slide: int, block: BlockData, at: np.ndarray, rows: np.ndarray, near: np.ndarray) -> None:
-        """The cells at places `at` of the batch, `rows` of this slide's block, with their neighbours."""
-        everyone = np.concatenate([rows[:, None], near], axis=1)
-        present = everyone >= 0
-        self._code[at] = np.where(present, slide << _ROW_BITS | everyone, -1)
-        self._place[at] = np.where(present, np.searchsorted(block.rows, everyone), 0)
-        self._block[at] = len(self._blocks)
+    def add(self, block: BlockData, at: np.ndarray, rows: np.ndarray) -> None:
+        """The cells at places `at` of the batch, `rows` of this block, with their neighbours."""
+        place = np.searchsorted(block.rows, rows)
+        near = block.neighbors[place]
+        self._place[at, 0] = self._rows + place
+        self._place[at, 1 : 1 + near.shape[1]] = np.where(near >= 0, self._rows + near, -1)
         self._blocks.append(block)
+        self._rows += len(block.rows)
 
     def gather(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Tokens (U, T) int64, centres (B,), neighbours (B, k) and the centres' lengths (B,)."""
-        _, first, inverse = np.unique(self._code.ravel(), return_index=True, return_inverse=True)
-        absent = int(self._code.min() < 0)  # -1 sorts first
-        index = inverse.reshape(self._code.shape) - absent
-        first = first[absent:]
-        place, of_block = self._place.ravel()[first], self._block[first // self._code.shape[1]]
-        lengths = np.empty(len(first), np.int64)
-        parts = []
-        for number, block in enumerate(self._blocks):
-            members = np.flatnonzero(of_block == number)
-            lengths[members] = block.lengths[place[members]]
-            parts.append(members)
-        width = int(lengths.max())
-        tokens = np.full((len(first), width), PAD, np.int64)
-        for block, members in zip(self._blocks, parts, strict=True):
-            own = block.tokens[place[members], :width]
-            tokens[members, : own.shape[1]] = own
+        # Marking costs less than sorting; place -1 marks the last entry, which stands for no cell.
+        used = np.zeros(self._rows + 1, bool)
+        used[self._place] = True
+        used[-1] = False
+        index = (np.cumsum(used) - 1)[self._place]
+        index[self._place < 0] = -1
+        chosen, start = [], 0
+        for block in self._blocks:
+            chosen.append(np.flatnonzero(used[start : start + len(block.rows)]))
+            start += len(block.rows)
+        lengths = np.concatenate([b.lengths[own] for b, own in zip(self._blocks, chosen, strict=True)])
+        tokens = np.full((len(lengths), int(lengths.max())), PAD, np.int64)
+        start = 0
+        for block, own in zip(self._blocks, chosen, strict=True):
+            width = min(tokens.shape[1], block.tokens.shape[1])
+            tokens[start : start + len(own), :width] = block.tokens[own, :width]
+            start += len(own)
         centres = index[:, 0]
         return tokens, centres, index[:, 1:], lengths[centres]
 
