@@ -9,6 +9,7 @@ import argparse
 import logging
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -105,7 +106,8 @@ def read_published(path: str | Path) -> PublishedFile:
     if not path.is_file():
         raise CheckpointNotFoundError(f"{path}: no such file; expected the released checkpoint, a .pth")
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other pickle protocols, which are not read anyway
             # Mapped, the optimiser's state (twice the weights) is never read from disk.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, ValueError, TypeError,
