@@ -33,14 +33,23 @@ CONTROL_BOUND = 1.5
 """The control's pooled figure; two slides and two directions give 40 expected hits, so 1.5 is p = 0.002."""
 
 
-class Stopwatch(pl.Callback):
-    """Seconds from the start of training to its end, validation included."""
+class Record(pl.Callback):
+    """Seconds from the start of training to its end, validation included, and every validation's figures."""
 
     seconds = float("nan")
+
+    def __init__(self) -> None:
+        self.validations: list[dict[str, float]] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts."""
         self._start = time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keeps the figures and the step they belong to."""
+        if not trainer.sanity_checking:
+            figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
+            self.validations.append({"step": float(trainer.global_step), **figures})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stops."""
@@ -93,23 +102,32 @@ def run(profile: str, data: Path | None = None) -> Report:
     )
 
 
-def _train(options: list[str], profile: str, data: Path | None) -> dict[str, Any]:
+def train_recipe(options: list[str], data: Path | None) -> tuple[pl.Trainer, Record]:
+    """Trains `recipes/pretrain.yaml` through the command's own entry, without its pictures and files.
+
+    Args:
+        options: what is changed.
+        data: folder of slide stores instead of the embedded default.
+    """
     with tempfile.TemporaryDirectory() as folder:
         arguments = ["fit", "-c", str(RECIPE), "--trainer.default_root_dir", folder, *options]
         arguments += ["--trainer.logger.init_args.save_dir", folder, "--trainer.enable_progress_bar", "false"]
-        # In place of the callbacks that write pictures and files.
-        arguments += ["--trainer.callbacks", f"{__name__}.Stopwatch"]
+        arguments += ["--trainer.callbacks", f"{__name__}.Record"]
         arguments += ["--trainer.enable_checkpointing", "false", "--trainer.enable_model_summary", "false"]
-        if EPOCHS[profile]:
-            arguments += ["--trainer.max_epochs", str(EPOCHS[profile])]
-            arguments += ["--trainer.check_val_every_n_epoch", str(EPOCHS[profile])]
         if data is not None:
             arguments += ["--data.slides", str(sorted(map(str, data.glob("*.zarr"))))]
         trainer = run_lightning(arguments).trainer
+    return trainer, next(c for c in trainer.callbacks if isinstance(c, Record))
+
+
+def _train(options: list[str], profile: str, data: Path | None) -> dict[str, Any]:
+    if EPOCHS[profile]:
+        options = [*options, "--trainer.max_epochs", str(EPOCHS[profile])]
+        options += ["--trainer.check_val_every_n_epoch", str(EPOCHS[profile])]
+    trainer, record = train_recipe(options, data)
     metrics = {key: float(value) for key, value in trainer.callback_metrics.items()}
     per_slide = [v for k, v in metrics.items() if k.startswith("val_") and "/enrichment@10/" in k]
     neighbourhood = [metrics[f"val/neighbourhood_recall@1/{d}"] for d in ("image_to_cell", "cell_to_image")]
-    stopwatch = next(c for c in trainer.callbacks if isinstance(c, Stopwatch))
     return {
         "image_to_cell": metrics["val/enrichment@10/image_to_cell"],
         "cell_to_image": metrics["val/enrichment@10/cell_to_image"],
@@ -124,7 +142,7 @@ def _train(options: list[str], profile: str, data: Path | None) -> dict[str, Any
         "image_cosine": metrics["train/image_cosine"],
         "cell_cosine": metrics["train/cell_cosine"],
         "temperature": metrics["train/temperature"],
-        "minutes": stopwatch.seconds / 60,
+        "minutes": record.seconds / 60,
         "epochs": trainer.current_epoch,
     }
 

@@ -19,6 +19,8 @@ from past_core.tokens import GeneMeans, Vocabulary
 logger = logging.getLogger(__name__)
 
 CENTRING_CELLS = 512
+DEFAULT_GROUP_SIZE = 1
+"""A shuffled batch: `python -m benchmarks locality` compares."""
 
 
 class PretrainDataModule(pl.LightningDataModule):
@@ -74,7 +76,7 @@ class PretrainDataModule(pl.LightningDataModule):
         patch_size: int = 224,
         batch_size: int = 48,
         val_batch_size: int = 256,
-        group_size: int = 1,
+        group_size: int = DEFAULT_GROUP_SIZE,
         open_blocks: int = 16,
         shards: int | None = None,
         balance: float = 1.0,
