@@ -49,7 +49,7 @@ def run(profile: str, data: Path | None = None) -> Report:
         columns=["group size", "near negatives", "recall@", *steps],
         rows=[row for group, curve in curves.items() for row in _rows(group, curve)],
         goal=(
-            f"the default group size {DEFAULT_GROUP_SIZE} is within {MARGIN:g} x of the best in the whole slide"
+            f"the default group size {DEFAULT_GROUP_SIZE} comes within {MARGIN:g} x of the best in the slide"
             + ("" if profile == "full" else " (at this length only that all sizes train)")
         ),
         figure=(
