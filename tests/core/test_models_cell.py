@@ -1,5 +1,7 @@
 """The cell encoder against numpy in float64, and what must not change its output."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -110,10 +112,16 @@ def f_trans(tokens, w, config):
 def gat_layer(x, edges, w, name, heads):
     """One GAT layer; `edges` maps a target node to its (source, distance) pairs, loops included."""
     z = x @ w[f"{name}.lin.weight"].T
-    edge = w[f"{name}.lin_edge.weight"][:, 0]
+    without = np.zeros((z.shape[1], 1)), np.zeros((1, heads, z.shape[1] // heads))
+    edge, edges_attention = (
+        w.get(f"{name}.{kind}", none)
+        for kind, none in zip(("lin_edge.weight", "att_edge"), without, strict=True)
+    )
+    edge = edge[:, 0]
     out = np.zeros_like(z)
     for h, part in enumerate(np.split(np.arange(z.shape[1]), heads)):
-        source, target, length = (w[f"{name}.att_{kind}"][0, h] for kind in ("src", "dst", "edge"))
+        source, target = (w[f"{name}.att_{kind}"][0, h] for kind in ("src", "dst"))
+        length = edges_attention[0, h]
         for i, incoming in edges.items():
             score = np.array(
                 [z[j, part] @ source + z[i, part] @ target + d * edge[part] @ length for j, d in incoming]
@@ -129,10 +137,10 @@ def reference(model, tokens, centres, neighbors, distances):
     means = np.zeros((len(tokens), config.width))
     for cell, row in enumerate(tokens):
         if (row[3:] != PAD).any():
-            means[cell] = h0_of(row, w)[3:].mean(0)
+            means[cell] = h0_of(row[: config.positions], w)[3:].mean(0)
     out = []
     for centre, around, lengths in zip(centres, neighbors, distances, strict=True):
-        cell = f_trans(tokens[centre], w, config)
+        cell = f_trans(tokens[centre][: config.positions], w, config)
         if not config.graph_layers:
             out.append(cell)
             continue
@@ -140,10 +148,19 @@ def reference(model, tokens, centres, neighbors, distances):
         x = means[[centre, *(j for j, _ in present)]]
         edges = {0: [(0, 0.0), *((n + 1, d) for n, (_, d) in enumerate(present))]}
         edges |= {n + 1: [(n + 1, 0.0), (0, d)] for n, (_, d) in enumerate(present)}
+        if config.graph_edges == "complete":
+            for i, (_, a) in enumerate(present):
+                edges[i + 1] += [(j + 1, (a + b) / 2) for j, (_, b) in enumerate(present) if i != j]
         for layer in range(config.graph_layers):
             if layer:
                 x = np.maximum(layer_norm(x, w, f"graph_encoder.norms.{layer - 1}"), 0)
             x = gat_layer(x, edges, w, f"graph_encoder.convs.{layer}", config.graph_heads)
+        if config.graph_last_norm:
+            x = layer_norm(x, w, f"graph_encoder.norms.{config.graph_layers - 1}")
+        if config.fusion != "attention":
+            share = 0.6 if config.fusion == "add" else 1 / (1 + np.exp(-w["fusion_alpha"]))
+            out.append(share * cell + (1 - share) * x[0])
+            continue
         fused = attention(cell[None], np.stack([cell, x[0]]), w, "fusion_layer", config.fusion_heads)[0]
         out.append(layer_norm(fused + cell, w, "fusion_norm") if config.fusion_residual else fused)
     return np.stack(out)
@@ -159,6 +176,9 @@ def reference(model, tokens, centres, neighbors, distances):
         {"graph_layers": 1, "norm_first": True, "activation": "gelu"},
         {"graph_layers": 3, "fusion_residual": False},
         {"graph_layers": 0, "norm_first": True},
+        {"graph_edges": "complete", "graph_last_norm": True, "fusion": "add"},
+        {"graph_widths": (8, 16), "graph_distances": False, "fusion": "weighted_add"},
+        {"max_tokens": 7, "spare_tokens": 3, "graph_edges": "complete"},
     ],
 )
 @pytest.mark.parametrize("training", [True, False])
@@ -262,9 +282,10 @@ def test_star_graph_equals_self_loops_of_torch_geometric():
 
 @pytest.mark.parametrize("graph_layers", [0, 1, 2])
 @pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("edges", ["star", "complete"])
 @pytest.mark.parametrize("neighbours", ["some", "none", "no columns"])
-def test_every_parameter_gets_a_gradient(graph_layers, norm_first, neighbours):
-    model = encoder(graph_layers=graph_layers, norm_first=norm_first)
+def test_every_parameter_gets_a_gradient(graph_layers, norm_first, edges, neighbours):
+    model = encoder(graph_layers=graph_layers, norm_first=norm_first, graph_edges=edges)
     tokens, centres, neighbors, distances = batch()
     if neighbours == "none":
         neighbors = torch.full_like(neighbors, -1)
@@ -306,10 +327,19 @@ def test_autocast_stays_close():
         ({"graph_layers": -1}, "graph_layers -1"),
         ({"activation": "tanh"}, "'relu' or 'gelu'"),
         ({"vocabulary_size": 0}, "vocabulary_size is 0"),
+        ({"fusion": "film"}, "fusion='film' exists in the published code, but its network is not described"),
+        ({"fusion": "sum"}, "fusion='sum' is not known; expected 'attention', 'add' or 'weighted_add'"),
+        ({"fusion": "add", "fusion_bias": (0.0, 1.0)}, "fusion_bias belongs to fusion='attention'"),
+        ({"fusion_bias": (0.0,)}, "must be two numbers"),
+        ({"graph_widths": (16, 8)}, "must be 2 widths, the last 16"),
+        ({"graph_widths": (7, 16)}, "width 7 is not a multiple of graph_heads 2"),
+        ({"max_tokens": 13}, "max_tokens 13 must lie in 4..12"),
+        ({"context_order": ("assay", "assay", "organism")}, "is no order of assay, organism, modality"),
+        ({"pool": "cls"}, "pool='cls' is not known; expected 'genes' or 'positions'"),
     ],
 )
 def test_wrong_configurations_are_refused(change, message):
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ModelError, match=re.escape(message)):
         CellEncoder(CellEncoderConfig(**{**SMALL, **change}))
 
 

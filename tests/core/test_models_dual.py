@@ -98,6 +98,36 @@ def test_temperature_is_bounded_with_a_live_gradient(log, expected):
     assert model.log_temperature.grad.item() == pytest.approx(expected)
 
 
+def test_clamped_temperature_has_no_gradient_beyond_its_bounds():
+    model = DualEncoder(replace(CONFIG, temperature_form="clamped"))
+    assert model.temperature.item() == pytest.approx(0.07)
+    for raw, bounded, gradient in ((0.5, 0.5, 1.0), (3.0, 1.0, 0.0), (-1.0, 0.01, 0.0)):
+        torch.nn.init.constant_(model.raw_temperature, raw)
+        model.raw_temperature.grad = None
+        model.temperature.backward()
+        assert model.temperature.item() == pytest.approx(bounded)
+        assert model.raw_temperature.grad.item() == gradient
+    with pytest.raises(ModelError, match="expected 'log' or 'clamped'"):
+        replace(CONFIG, temperature_form="square")
+
+
+def test_configuration_of_before_is_todays_default():
+    """Stored configurations lack later fields; what they leave out means what it meant."""
+    stored = asdict(CONFIG)
+    later = ("max_tokens", "spare_tokens", "pool", "fusion", "fusion_bias", "dead_tensors", "missing_means")
+    for field in stored["cell"].copy():
+        if field in later or (field.startswith("graph_") and field not in ("graph_layers", "graph_heads")):
+            del stored["cell"][field]
+    del stored["temperature_form"]
+    assert DualEncoderConfig.from_dict(stored) == CONFIG
+
+
+def test_published_configuration_round_trip():
+    published = DualEncoderConfig.published(mpp=0.2738)
+    assert DualEncoderConfig.from_dict(json.loads(json.dumps(asdict(published)))) == published
+    assert published.image.mpp == 0.2738
+
+
 def test_centring_spreads_the_embeddings():
     torch.manual_seed(0)
     model = DualEncoder(CONFIG).double()

@@ -219,7 +219,7 @@ class CellEncoder(nn.Module):
         genes = genes[:, : self.config.positions - CONTEXT_LENGTH]
         # Bags sum as they gather: h0 of all unique cells, (U, T, width), never comes into being.
         identity = F.embedding_bag(genes, self.embeddings.weight, mode="mean", padding_idx=PAD)
-        place = torch.arange(CONTEXT_LENGTH, tokens.shape[1], device=tokens.device)
+        place = torch.arange(CONTEXT_LENGTH, CONTEXT_LENGTH + genes.shape[1], device=tokens.device)
         place = torch.where(genes != PAD, place, 0)  # position 0 is a context token's, free to mean padding
         return identity + F.embedding_bag(place, self.positional_embedding.weight, mode="mean", padding_idx=0)
 
