@@ -67,7 +67,7 @@ def read_recipe(paths: Sequence[Path], *, changes: Sequence[str] = ()) -> Recipe
             raise RecipeNotFoundError(
                 f"no recipe at {path}; expected a YAML file such as recipes/pretrain.yaml"
             )
-    arguments = ["fit", "--seed_everything=false"]  # reading must not seed the process
+    arguments = ["fit"]
     for path in paths:
         arguments += ["-c", str(path)]
     for change in changes:
@@ -75,6 +75,7 @@ def read_recipe(paths: Sequence[Path], *, changes: Sequence[str] = ()) -> Recipe
         if not equals:
             raise RecipeError(f"--set {change!r} has no '='; expected KEY=VALUE, e.g. data.batch_size=64")
         arguments.append(f"--{key.lstrip('-')}={value}")
+    arguments.append("--seed_everything=false")  # reading must not seed the process
     said = io.StringIO()
     try:
         with redirect_stderr(said):
