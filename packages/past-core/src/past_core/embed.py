@@ -1,47 +1,54 @@
 """Slides to embeddings: a vector per cell of a slide store, or per tile of a plain slide."""
 
-import hashlib
 import logging
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import anndata as ad
-import h5py
 import numpy as np
 import pandas as pd
-import zarr
-from anndata.io import read_elem
 
-from past_core.atomic import replacing
-from past_core.embed_partial import partial_vectors, sweep
-from past_core.errors import PastError
+from past_core.embed_output import (
+    MANIFEST_KEY,
+    SUFFIXES,
+    EmbedError,
+    check_output,
+    read_manifest,
+    source_key,
+    write_embeddings,
+)
+from past_core.embed_vectors import embed_counts, embed_patches
 from past_core.ingest.store import SlideStore, is_store
-from past_core.remote import Location, locate, require_local
-from past_core.slides import Slide, iter_patches, open_slide, tile_grid
+from past_core.remote import Location
+from past_core.slides import Slide, open_slide, tile_grid
 from past_core.slides.stored import StoredSlide
 from past_core.tokens import VocabularyError
 
 if TYPE_CHECKING:
     from past_core.encoders import FrozenCellEncoder, FrozenEncoder
 
+__all__ = [
+    "SUFFIXES",
+    "EmbedError",
+    "check_output",
+    "embed_cells",
+    "embed_slide",
+    "embed_tiles",
+    "read_manifest",
+    "source_key",
+    "write_embeddings",
+]
+
 logger = logging.getLogger(__name__)
 
-IMAGE_KEY, CELL_KEY, SPATIAL_KEY, MANIFEST_KEY = "past_image", "past_cell", "spatial", "past"
-SUFFIXES = (".h5ad", ".zarr")
+IMAGE_KEY, CELL_KEY, SPATIAL_KEY = "past_image", "past_cell", "spatial"
 STAMP = "made with the demo encoder, which was trained on synthetic tissue: for trying out only"
 
 Sides = Literal["auto", "image", "cell", "both"]
 Progress = Callable[[int, int], None]
 """Called with the number of embeddings done since the last call, and their number in all."""
-CELL_BATCHES = 16
-"""Batches of cells that are embedded between two looks at what must be kept."""
-
-
-class EmbedError(PastError, ValueError):
-    """Embeddings that cannot be made from this input, or not be written there."""
 
 
 def embed_slide(
@@ -136,11 +143,17 @@ def embed_cells(
     table = ad.AnnData(obs=store.obs.iloc[rows].copy(), obsm={SPATIAL_KEY: store.centroids[rows]})
     manifest = _manifest("cells", store.name, store.path, store.mpp, image if with_image else None)
     if with_image:
-        table.obsm[IMAGE_KEY] = _embed_patches(
-            slide or StoredSlide(store), table, image, batch_size, report, output
+        table.obsm[IMAGE_KEY] = embed_patches(
+            slide or StoredSlide(store),
+            store.centroids[rows],
+            table.obs_names,
+            image,
+            batch_size,
+            report,
+            output,
         )
     if with_cell:
-        vectors = _embed_counts(store, cell, rows, batch_size, report, output)
+        vectors = embed_counts(store, cell, rows, batch_size, report, output)
         table.obsm[CELL_KEY] = vectors
         known = np.isfinite(vectors[:, 0])
         table.obs[CELL_KEY] = known
@@ -186,67 +199,12 @@ def embed_tiles(
     )
     table = ad.AnnData(obs=obs, obsm={SPATIAL_KEY: grid.centres})
     report = (lambda done: progress(done, len(obs))) if progress else (lambda done: None)
-    table.obsm[IMAGE_KEY] = _embed_patches(slide, table, image, batch_size, report, output)
+    table.obsm[IMAGE_KEY] = embed_patches(slide, grid.centres, names, image, batch_size, report, output)
     table.uns[MANIFEST_KEY] = _manifest("tiles", slide.name, slide.path, slide.mpp, image) | {
         "tile_um": float(spacing),
         "min_tissue": float(min_tissue),
     }
     return table
-
-
-def write_embeddings(table: ad.AnnData, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Writes an AnnData as `.h5ad` or `.zarr`, whole or not at all; what was kept beside it then goes.
-
-    Raises:
-        EmbedError: another suffix, or something is there already.
-    """
-    path = check_output(path, overwrite=overwrite)
-    with replacing(path) as temporary:
-        if path.suffix == ".h5ad":
-            table.write_h5ad(temporary)
-        else:
-            # Version 3, as slide stores are; the warnings announce changes of later anndata and zarr.
-            with warnings.catch_warnings(action="ignore"), ad.settings.override(zarr_write_format=3):
-                table.write_zarr(temporary)
-    sweep(path)
-    return path
-
-
-def check_output(path: str | Path, *, overwrite: bool) -> Path:
-    """Refuses an output that could not be written, before any work is done.
-
-    Raises:
-        EmbedError: see `write_embeddings`.
-        RemoteError: a URL.
-    """
-    path = require_local(path)
-    if path.suffix not in SUFFIXES:
-        raise EmbedError(
-            f"{path}: embeddings are written as {' or '.join(SUFFIXES)}; give the output that suffix"
-        )
-    if path.exists() and not overwrite:
-        raise EmbedError(f"{path} exists already; choose another name or pass --overwrite")
-    return path
-
-
-def read_manifest(path: str | Path) -> dict[str, Any] | None:
-    """The manifest of written embeddings; None where there are none that can be read.
-
-    Raises:
-        EmbedError: something else is there.
-    """
-    path = Path(path)
-    if not path.exists():
-        return None
-    try:
-        if path.suffix == ".h5ad":
-            with h5py.File(path, "r") as file:
-                manifest = read_elem(file["uns"][MANIFEST_KEY])
-        else:
-            manifest = read_elem(zarr.open_group(path, mode="r")["uns"][MANIFEST_KEY])
-    except Exception as error:  # whatever h5py, zarr or anndata raise on foreign data
-        raise EmbedError(f"{path} exists but holds no embeddings of PAST ({error})") from error
-    return {key: value.item() if isinstance(value, np.generic) else value for key, value in manifest.items()}
 
 
 def _sides(
@@ -270,130 +228,6 @@ def _sides(
         logger.warning("embeds the image side only: %s", error)
         return with_image, False
     return with_image, True
-
-
-def _embed_patches(
-    slide: Slide,
-    table: ad.AnnData,
-    encoder: "FrozenEncoder",
-    batch_size: int,
-    report: Callable[[int], None],
-    output: str | Path | None,
-) -> np.ndarray:
-    centres = np.ascontiguousarray(table.obsm[SPATIAL_KEY], np.float64)
-    key = {
-        "side": "image",
-        "encoder": encoder.fingerprint,
-        "precision": encoder.precision,
-        "source": source_key(slide.path),
-        "mpp": float(slide.mpp),
-        "centres": hashlib.sha256(centres.tobytes()).hexdigest(),
-    }
-    with partial_vectors(output, key, table.n_obs, encoder.dim) as vectors:
-        rows = np.flatnonzero(~vectors.done)
-        if len(rows) < table.n_obs:
-            report(table.n_obs - len(rows))
-        # Batches come in reading order, so that the rest of an interrupted run has the batches it would have had.
-        stream = iter_patches(
-            slide, centres[rows], mpp=encoder.mpp, size=encoder.patch_size, batch_size=batch_size
-        )
-        for index, batch in encode_stream(encoder, stream):
-            bad = np.flatnonzero(~np.isfinite(batch).all(axis=1))
-            if len(bad):
-                raise EmbedError(
-                    f"{slide.path}: {encoder.name} gives NaN or infinity for {len(bad)} of a batch of "
-                    f"{len(batch)} patches, the first {table.obs_names[rows[index[bad[0]]]]}"
-                )
-            vectors.add(rows[index], batch)
-            report(len(index))
-    return vectors.values
-
-
-def encode_stream(
-    encoder: "FrozenEncoder", stream: Iterable[tuple[np.ndarray, np.ndarray]]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Encodes a stream of patches; an accelerator works on one batch while the next is read and copied.
-
-    Args:
-        encoder: the encoder.
-        stream: indices `(B,)` and patches `(B, 3, L, L)` uint8.
-
-    Yields:
-        indices and vectors `(B, dim)` float32.
-    """
-    import torch
-
-    if encoder.device.type == "cpu":
-        for index, images in stream:
-            yield index, encoder(images).numpy()
-        return
-    # Two pinned buffers: a batch's results have arrived before its buffer's next but one turn.
-    buffers: list[torch.Tensor | None] = [None, None]
-    waiting: tuple[np.ndarray, torch.Tensor] | None = None
-    for number, (index, images) in enumerate(stream):
-        pixels = torch.from_numpy(np.ascontiguousarray(images))
-        if encoder.device.type == "cuda":
-            buffer = buffers[number % 2]
-            if buffer is None or len(buffer) < len(pixels):
-                buffer = buffers[number % 2] = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
-            pixels = buffer[: len(pixels)].copy_(pixels)
-        result = encoder(pixels)
-        if waiting is not None:
-            yield waiting[0], waiting[1].cpu().numpy()
-        waiting = index, result
-    if waiting is not None:
-        yield waiting[0], waiting[1].cpu().numpy()
-
-
-def _embed_counts(
-    store: SlideStore,
-    cell: "FrozenCellEncoder",
-    rows: np.ndarray,
-    batch_size: int,
-    report: Callable[[int], None],
-    output: str | Path | None,
-) -> np.ndarray:
-    from past_core.frozen_cell import Neighborhood
-
-    near = Neighborhood.from_distances(store.neighbors, store.distances, median_um=store.median_distance)
-    key = {
-        "side": "cell",
-        "encoder": cell.fingerprint,
-        "source": source_key(store.path),
-        "rows": hashlib.sha256(rows.tobytes()).hexdigest(),
-        "neighbors": hashlib.sha256(near.index.tobytes() + near.distance.tobytes()).hexdigest(),
-    }
-    with partial_vectors(output, key, len(rows), cell.dim) as vectors:
-        rest = np.flatnonzero(~vectors.done)
-        if len(rest) < len(rows):
-            report(len(rows) - len(rest))
-        for start in range(0, len(rest), batch_size * CELL_BATCHES):
-            part = rest[start : start + batch_size * CELL_BATCHES]
-            made = cell(
-                store.counts,
-                list(store.genes.index),
-                neighborhood=near,
-                rows=rows[part],
-                assay=store.assay,
-                organism=store.organism,
-                modality=store.modality,
-                batch_size=batch_size,
-                progress=report,
-                source=str(store.path),
-            )
-            vectors.add(part, made.numpy())
-    return vectors.values
-
-
-def source_key(path: str | Location) -> str:
-    """Tells whether a slide is still the one that was embedded; cheap, and empty where nothing is there."""
-    path = locate(path)
-    if isinstance(path, Path) and path.is_file():
-        return f"{path.stat().st_size} bytes"
-    for metadata in (path / "zarr.json", path / ".zattrs"):
-        if metadata.is_file():
-            return hashlib.sha256(metadata.read_bytes()).hexdigest()
-    return ""
 
 
 def _manifest(

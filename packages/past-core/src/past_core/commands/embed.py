@@ -19,6 +19,14 @@ class SpaceChoice(StrEnum):
     joint = "joint"
 
 
+class PrecisionChoice(StrEnum):
+    """In which type the image encoder works."""
+
+    float32 = "32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 class SideChoice(StrEnum):
     """Which side of the cells."""
 
@@ -35,7 +43,9 @@ def embed(
     ],
     checkpoint: Annotated[
         str,
-        typer.Option("--checkpoint", "-c", help="A checkpoint's path, or an encoder's name: demo, uni, ..."),
+        typer.Option(
+            "--checkpoint", "-c", help="A checkpoint's path, or an encoder's name (past encoders lists them)."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="X.h5ad or X.zarr; for a sheet, the folder of its outputs.")
@@ -59,12 +69,23 @@ def embed(
     min_tissue: Annotated[float, typer.Option(help="Least share of tissue in a tile.", min=0, max=1)] = 0.25,
     batch_size: Annotated[int, typer.Option(help="Patches at a time.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    precision: Annotated[
+        PrecisionChoice,
+        typer.Option(help="Of the image encoder: bf16 and fp16 are faster on accelerators, and less exact."),
+    ] = PrecisionChoice.float32,
+    weights: Annotated[
+        Path | None, typer.Option(help="File with the weights of an encoder given by name.")
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Download an encoder's weights where they are not here.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
 ) -> None:
     """Embeds every cell of a slide store, or every tissue tile of an image.
 
     Writes an AnnData: `obsm["past_image"]`, for cells with counts `obsm["past_cell"]`, their places in
-    `obsm["spatial"]` (pixels of the full image), and in `uns["past"]` which encoder made it.
+    `obsm["spatial"]` (pixels of the full image), and in `uns["past"]` which encoder made it. A run that is
+    interrupted goes on where it stopped when the same command is given again.
 
     A sheet is a CSV with the column `path`, optionally `name`, `mpp` and `output`; slides that are complete
     are skipped, a row that fails is reported and the rest goes on.
@@ -87,7 +108,10 @@ def embed(
     from past_core.encoders import load_encoders, resolve_device
 
     target = resolve_device(device)
-    image, cell = (encoder and encoder.to(target) for encoder in load_encoders(checkpoint, space.value))
+    image, cell = load_encoders(checkpoint, space.value, weights=weights, download=download)
+    image.to(target, precision.value)
+    if cell is not None:
+        cell.to(target)
     if image.demo:
         typer.secho(
             "The demo encoder was trained on synthetic tissue: for trying out only.", err=True, fg="yellow"
@@ -108,6 +132,7 @@ def embed(
                     min_tissue=min_tissue,
                     batch_size=batch_size,
                     progress=_advance(bar, task),
+                    output=destination,
                 )
             finally:
                 bar.remove_task(task)
@@ -134,6 +159,7 @@ def embed(
                 )
 
         key = {"fingerprint": image.fingerprint, "space": space.value, "sides": cells.value}
+        key |= {"precision": image.precision}
         key |= {"tile_um": image.field_um if tile_um is None else tile_um, "min_tissue": min_tissue}
         key |= {"cell_fingerprint": cell.fingerprint} if cell is not None else {}
         outcomes = run_sheet(rows, work, key, overwrite=overwrite, report=report)

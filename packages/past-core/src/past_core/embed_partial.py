@@ -1,0 +1,172 @@
+"""Vectors of a run that was interrupted, kept beside the output until that is complete.
+
+A file `.OUTPUT.KEY.partial` holds records one after another: how many vectors, a checksum, their indices, the
+vectors. It is only ever appended to, and its name and first bytes are a hash of all that determines the
+vectors, so that another encoder, setting or slide never takes it up. What a kill cut short fails its checksum
+and is dropped.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import struct
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from past_core.errors import PastError
+
+logger = logging.getLogger(__name__)
+
+FLUSH_BATCHES = 64
+"""Most batches that a kill can cost,"""
+FLUSH_SECONDS = 10.0
+"""or, of slow encoders, most seconds of work."""
+
+_MAGIC = b"PASTPRT1"
+_RECORD = struct.Struct("<QI")
+
+
+class PartialError(PastError, OSError):
+    """Another run writes the same output."""
+
+
+class Vectors:
+    """Vectors that are made batch by batch, and survive a kill where they have a file.
+
+    Attributes:
+        values: `(n, dim)` float32; only rows of `done` are meant.
+        done: `(n,)` bool.
+    """
+
+    def __init__(self, n: int, dim: int, file: IO[bytes] | None = None) -> None:
+        self.values = np.empty((n, dim), np.float32)
+        self.done = np.zeros(n, bool)
+        self._file = file
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        self._flushed = time.monotonic()
+
+    def add(self, index: np.ndarray, vectors: np.ndarray) -> None:
+        """Takes the vectors of a batch: rows `index` `(B,)`, `(B, dim)`."""
+        self.values[index] = vectors
+        self.done[index] = True
+        if self._file is None:
+            return
+        self._waiting.append((index, vectors))
+        late = time.monotonic() - self._flushed >= FLUSH_SECONDS
+        if late or len(self._waiting) >= FLUSH_BATCHES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Appends what is waiting as one record, and has it on the disk when it returns."""
+        if self._file is not None and self._waiting:
+            index = np.concatenate([part for part, _ in self._waiting]).astype("<i8")
+            vectors = np.concatenate([part for _, part in self._waiting]).astype("<f4")
+            content = index.tobytes() + vectors.tobytes()
+            self._file.write(_RECORD.pack(len(index), zlib.crc32(content)) + content)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self._waiting.clear()
+        self._flushed = time.monotonic()
+
+    def recover(self, start: int) -> int:
+        """Takes the whole records of its file from position `start` on; returns where they end."""
+        n, dim = self.values.shape
+        end = start
+        self._file.seek(start)
+        while len(head := self._file.read(_RECORD.size)) == _RECORD.size:
+            count, checksum = _RECORD.unpack(head)
+            if not 0 < count <= n:
+                break
+            content = self._file.read(count * (8 + 4 * dim))
+            if len(content) < count * (8 + 4 * dim) or zlib.crc32(content) != checksum:
+                break
+            index = np.frombuffer(content, "<i8", count)
+            if index.min() < 0 or index.max() >= n:
+                break
+            self.values[index] = np.frombuffer(content, "<f4", offset=8 * count).reshape(count, dim)
+            self.done[index] = True
+            end = self._file.tell()
+        return end
+
+
+@contextmanager
+def partial_vectors(output: str | Path | None, key: Mapping[str, Any], n: int, dim: int) -> Iterator[Vectors]:
+    """Vectors of `n` items, those of an interrupted run already done.
+
+    The file stays, also when the block ends well, until `sweep` removes it: then the output is complete.
+
+    Args:
+        output: what will be written in the end; None keeps nothing.
+        key: all that determines the vectors.
+        n: how many.
+        dim: their length.
+
+    Raises:
+        PartialError: another run is making the same.
+    """
+    if output is None:
+        yield Vectors(n, dim)
+        return
+    output = Path(output)
+    digest = hashlib.sha256(json.dumps([key, n, dim], sort_keys=True, default=str).encode())
+    path = output.with_name(f".{output.name}.{digest.hexdigest()[:16]}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = _MAGIC + digest.digest()
+    with path.open("a+b") as file:
+        _lock(file, output)
+        vectors = Vectors(n, dim, file)
+        file.seek(0)
+        known = file.read(len(head)) == head
+        file.truncate(vectors.recover(len(head)) if known else 0)
+        if not known:
+            file.write(head)
+            file.flush()
+            os.fsync(file.fileno())
+            _sync_folder(path.parent)
+        elif vectors.done.any():
+            logger.info("%s: goes on after %d of %d", output, np.count_nonzero(vectors.done), n)
+        try:
+            yield vectors
+        finally:
+            vectors.flush()
+
+
+def sweep(output: str | Path) -> None:
+    """Removes what interrupted runs kept beside an output."""
+    output = Path(output)
+    prefix = f".{output.name}."
+    for path in output.parent.iterdir() if output.parent.is_dir() else ():
+        if path.name.startswith(prefix) and path.suffix == ".partial":
+            path.unlink(missing_ok=True)
+
+
+def _lock(file: IO[bytes], output: Path) -> None:
+    """One run at a time; the operating system drops the lock with the process."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise PartialError(
+            f"{output}: another run is making this output; wait for it or choose another name"
+        ) from error
+    except OSError as error:  # a file system without locks
+        logger.debug("%s: not locked: %s", output, error)
+
+
+def _sync_folder(folder: Path) -> None:
+    with suppress(OSError, AttributeError):  # where folders cannot be opened
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
