@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ class Buckets(ThreadingHTTPServer):
         faults: Path suffix -> (status, number of times) to answer with instead.
         requests: Requests served so far by kind: get, head, list, and what became of them: missing, denied.
         paths: The paths asked for, in order.
+        delay: Seconds before an answer.
+        busiest: Most requests that were under way at once.
     """
 
     daemon_threads = True
@@ -36,7 +39,28 @@ class Buckets(ThreadingHTTPServer):
         self.faults: dict[str, tuple[int, int]] = {}
         self.requests: Counter[str] = Counter()
         self.paths: list[str] = []
+        self.delay, self.busiest, self._under_way = 0.0, 0, 0
         self.lock = threading.Lock()
+
+    def forget(self) -> None:
+        """Sets the records, faults and delay back."""
+        self.requests.clear()
+        self.paths.clear()
+        self.faults.clear()
+        self.page, self.token, self.delay, self.busiest = 1000, None, 0.0, 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Counts a request that is under way."""
+        with self.lock:
+            self._under_way += 1
+            self.busiest = max(self.busiest, self._under_way)
+        try:
+            time.sleep(self.delay)
+            yield
+        finally:
+            with self.lock:
+                self._under_way -= 1
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that hangs up is no error."""
@@ -62,10 +86,12 @@ class _Handler(BaseHTTPRequestHandler):
     server: Buckets
 
     def do_HEAD(self) -> None:
-        self._serve()
+        with self.server.one():
+            self._serve()
 
     def do_GET(self) -> None:
-        self._serve()
+        with self.server.one():
+            self._serve()
 
     def log_message(self, *args: object) -> None:
         pass

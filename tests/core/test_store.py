@@ -239,6 +239,7 @@ def test_manifest_without_a_key(copy):
         ("images/he/s1/c/0/1/0", "s1 lacks 1 chunks"),
         ("images/he/s0/c", "s0 lacks 12 chunks"),
         ("tables/cells", "is missing"),
+        ("tables/cells/zarr.json", "is missing"),
         ("tables/cells/X/zarr.json", "is missing"),
         ("tables/cells/obsm/spatial/zarr.json", "is missing"),
         ("tables/cells/obsp/spatial_distances/zarr.json", "is missing"),

@@ -43,7 +43,7 @@ class RemotePath:
         bucket, _, key = match["rest"].partition("/")
         if not bucket:
             raise RemoteError(f"{url}: names no bucket or host; expected {scheme}://BUCKET/SLIDE.zarr")
-        self.bucket, self.key = bucket, key.strip("/")
+        self.bucket, self.key = bucket, posixpath.normpath(f"/{key}").strip("/")
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}/{self.key}".rstrip("/")
@@ -74,11 +74,6 @@ class RemotePath:
         return posixpath.splitext(self.name)[1]
 
     @property
-    def stem(self) -> str:
-        """The name without its ending."""
-        return posixpath.splitext(self.name)[0]
-
-    @property
     def parent(self) -> "RemotePath":
         """The folder it lies in."""
         return RemotePath(f"{self.scheme}://{self.bucket}/{posixpath.dirname(self.key)}")
@@ -89,18 +84,8 @@ class RemotePath:
         return self.scheme in ("s3", "gs")
 
     def resolve(self) -> "RemotePath":
-        """The same place without `.` and `..`."""
-        return RemotePath(f"{self.scheme}://{self.bucket}/{posixpath.normpath('/' + self.key)}")
-
-    def relative_to(self, other: "RemotePath") -> str:
-        """The part below `other`.
-
-        Raises:
-            ValueError: It does not lie there.
-        """
-        if not self.is_relative_to(other):
-            raise ValueError(f"{self} does not lie in {other}")
-        return self.key[len(other.key) :].lstrip("/")
+        """Itself: `.` and `..` are resolved at once."""
+        return self
 
     def is_relative_to(self, other: "RemotePath") -> bool:
         """Whether it lies in `other`."""
@@ -143,10 +128,6 @@ class RemotePath:
         """
         return self.is_dir() or self.is_file()
 
-    def keys(self) -> list[str]:
-        """Everything below, as keys that count from here; one request lists about a thousand."""
-        return [key.decode() for key in self.wait(open_kvstore(self).list())]
-
     def wait(self, future: "ts.Future") -> Any:
         """The future's result.
 
@@ -167,14 +148,14 @@ def locate(where: "str | Path | RemotePath") -> Location:
     """A local path, or a `RemotePath` where a URL is given, also one that `Path` has robbed of a slash.
 
     Raises:
-        RemoteError: A URL without a bucket.
+        RemoteError: A URL without a bucket, or of a scheme that is not read.
     """
     if isinstance(where, RemotePath):
         return where
     match = _URL.match(str(where))
     if match and match["scheme"].lower() == "file":
         return Path("/" + unquote(match["rest"]).removeprefix("localhost/"))
-    if match and match["scheme"].lower() in SCHEMES:
+    if match and (match["scheme"].lower() in SCHEMES or "://" in str(where)):
         return RemotePath(where)
     return Path(where)
 
@@ -206,7 +187,9 @@ def open_kvstore(location: Location, *, pixels: bool = False) -> "ts.KvStore":
     """
     if isinstance(location, RemotePath):
         bucket = open_bucket(location.scheme, location.bucket, pixels=pixels)
-        return bucket / f"{location.key}/" if location.key else bucket
+        # The driver of HTTP escapes what must be.
+        key = unquote(location.key) if location.scheme in ("http", "https") else location.key
+        return bucket / f"{key}/" if key else bucket
     import tensorstore as ts
 
     # Durability comes from the writer's rename; syncing every chunk would take most of the time.

@@ -113,6 +113,7 @@ class SlideStore:
 
     def _check_table(self, contents: Contents) -> zarr.Group:
         folder = f"tables/{TABLE}"
+        contents.metadata(folder)
         parts = ["X", "obsm/spatial", f"obsp/{CONNECTIVITIES}", f"obsp/{DISTANCES}", "obs/qc_pass"]
         for frame in ("obs", "var"):
             attributes = contents.metadata(f"{folder}/{frame}").get("attributes", {})
