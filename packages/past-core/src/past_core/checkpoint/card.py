@@ -171,8 +171,8 @@ def _data(training: Mapping[str, Any]) -> str:
         return "The checkpoint does not record which slides it was trained on."
     cells = sum(slide["cells"] for slide in slides)
     patients = len({str(slide.get("patient")) for slide in slides})
-    text = f"{cells:,} cells of {len(slides)} slides and {patients} patients. Held out: "
-    text += f"{len(held_out)} slides, below. " if held_out else "nothing. "
+    text = f"{cells:,} cells of {_count(len(slides), 'slide')} and {_count(patients, 'patient')}. Held out: "
+    text += f"{_count(len(held_out), 'slide')}, below. " if held_out else "nothing. "
     text += (
         "The manifest hash is the sha256 of a slide store's manifest, sources those of the files behind it."
     )
@@ -194,7 +194,7 @@ def _data(training: Mapping[str, Any]) -> str:
 def _settings(checkpoint: PastCheckpoint, training: Mapping[str, Any]) -> str:
     text = f"Software: {_cell(checkpoint.info.get('software', 'not recorded'))}."
     if training["step"] is not None:
-        text += f" Weights after {training['step']:,} optimiser steps (epoch {training['epoch']})."
+        text += f" Weights after {training['step']:,} optimiser steps (epoch {training['epoch']}, from 0)."
     if not training["settings"]:
         return f"{text} Hyper-parameters and seeds are not recorded."
     rows = [(f"`{key}`", _value(value)) for key, value in training["settings"].items()]
@@ -219,6 +219,7 @@ def _metrics(training: Mapping[str, Any]) -> str:
         text += f" Measured at step {at:,}; the weights are of step {'?' if step is None else f'{step:,}'}."
     if enrichment is not None:
         text += f" Recall@10 over chance, the worse direction: × {enrichment:.1f}."
+    text += " A run's best checkpoint is chosen by these slides: read the figures as an upper bound."
     return f"{text}\n\n{_table(('Query', 'Figure', 'Value', 'Chance', 'Over chance'), rows)}"
 
 
@@ -249,6 +250,10 @@ def _direction(metrics: Mapping[str, Any], label: str, key: str) -> Iterable[Seq
             f"{(gallery + 1) / 2:.0f}" if gallery else "not recorded",
             "",
         )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" + ("" if number == 1 else "s")
 
 
 def _parameters(module: Any) -> int:

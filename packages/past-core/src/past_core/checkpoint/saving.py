@@ -1,6 +1,8 @@
 """Checkpoints to share: one file, or a folder with configuration, vocabulary and model card beside it."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -40,7 +42,7 @@ def save_checkpoint(checkpoint: PastCheckpoint, path: str | Path, *, overwrite: 
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: a checkpoint is shared as .safetensors; give the output that suffix")
     check_output(path, overwrite=overwrite)
-    with replacing(path) as temporary:
+    with _written(path) as temporary:
         _save_tensors(checkpoint, temporary, {KEY: json.dumps(_entry(checkpoint))})
     return path
 
@@ -71,7 +73,7 @@ def save_folder(
         VOCABULARY: vocabulary_text(past),
         CARD: model_card(checkpoint, name=folder.resolve().name, license=license),
     }
-    with replacing(folder) as temporary:
+    with _written(folder) as temporary:
         temporary.mkdir()
         for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
@@ -134,6 +136,19 @@ def check_output(path: Path, *, overwrite: bool) -> None:
             )
     if not overwrite:
         raise CheckpointError(f"{path} exists already; choose another name or pass --overwrite")
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    from safetensors import SafetensorError
+
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path}: could not be written ({error}); what was there is untouched"
+        ) from error
 
 
 def _entry(checkpoint: PastCheckpoint) -> dict[str, Any]:
