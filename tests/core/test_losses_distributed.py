@@ -17,6 +17,7 @@ from past_core.distributed import (
     gather_with_gradient,
     require_same_step,
 )
+from past_core.finite import FiniteWatch, NonFiniteError
 from past_core.losses import contrastive_loss
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig
@@ -133,6 +134,18 @@ def refusals(rank: int) -> dict[str, str]:
     except StepMismatchError as error:
         said["steps"] = str(error)
     require_same_step(7, torch.device("cpu"))
+    watch = FiniteWatch(interval=2)
+    image = torch.zeros(3, 2)
+    image[1, 0] = torch.nan if rank == 1 else 0
+    rows = torch.arange(3) + 10 * rank
+    for number, loss in enumerate((1.0, torch.nan)):
+        watch.add(
+            number, 0, loss=torch.tensor(loss), image=image, cell=rows[:, None], slides=rows * 0, rows=rows
+        )
+    try:
+        watch.stop_if_not_finite(lambda slide, row: (f"S{slide}", f"cell{row}"))
+    except NonFiniteError as error:
+        said["finite"] = str(error)
     return said
 
 
@@ -214,6 +227,16 @@ def test_unequal_batches_and_steps_are_refused_on_every_rank(ranks: dict, world:
     for rank in ranks[world]:
         assert f"batches of {[3 + r for r in range(world)]} cells" in rank["unequal"]
         assert f"stand at steps {[7 + r for r in range(world)]}" in rank["steps"]
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_every_rank_names_the_cell_that_is_not_finite(ranks: dict, world: int) -> None:
+    whole = "rank 0: all embeddings finite; the batch: slide S0: 3 cells (cell0, cell1, cell2)"
+    for rank in ranks[world]:
+        assert "the loss is nan at step 1 (epoch 0)" in rank["finite"]
+        assert "rank 1: image embeddings not finite for 1 of 3 cells" in rank["finite"]
+        assert "(cell11)" in rank["finite"]
+        assert whole in rank["finite"]
 
 
 def test_a_single_process_gets_its_own_tensor() -> None:

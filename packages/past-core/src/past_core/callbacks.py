@@ -3,6 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -47,8 +48,22 @@ class LastCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Writes every few steps, and where training stops in mid-epoch.
+
+        There it cannot wait for the end of training: the trainer has closed the epoch by then, and would not
+        go on inside it.
+        """
+        super().on_train_batch_end(trainer, *args, **kwargs)
+        inside = not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if inside and (trainer.should_stop or trainer.global_step == trainer.max_steps):
+            self._write(trainer)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what the last steps came to."""
+        self._write(trainer)
+
+    def _write(self, trainer: pl.Trainer) -> None:
         if not self._should_skip_saving_checkpoint(trainer):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 

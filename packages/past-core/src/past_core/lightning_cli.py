@@ -1,5 +1,6 @@
 """The `lightning` command: LightningCLI, with checkpoints that are whole, and runs that can go on."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,9 +63,7 @@ def _go_on_in_its_folder(logger: Any, checkpoint: Path) -> None:
     run = checkpoint.parent.parent
     base = Path(init.save_dir) / (init.get("name") or "")
     number = run.name.removeprefix("version_")
-    if (
-        checkpoint.parent.name == "checkpoints"
-        and run.parent.resolve() == base.resolve()
-        and number.isdigit()
-    ):
+    inside = checkpoint.parent.name == "checkpoints" and run.parent.resolve() == base.resolve()
+    if inside and number.isdigit():
         init.version = int(number)
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
