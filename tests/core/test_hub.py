@@ -13,6 +13,7 @@ import past_core
 from past_core.checkpoint import CheckpointError, describe_checkpoint, load_model
 from past_core.checkpoint.saving import save_folder
 from past_core.cli import build_app
+from past_core.encoders import EncoderNotFoundError, load_cell_encoder, load_encoders, load_image_encoder
 from past_core.errors import PastError
 from past_core.hub import HubAccessError, HubId, HubNotFoundError, HubUnavailableError, parse_hub_id
 from past_core.vocabulary import VocabularyError
@@ -266,6 +267,21 @@ def test_a_foreign_vocabulary_or_a_larger_model_is_refused_by_name(folder, cache
 
 
 # --- through the rest ---------------------------------------------------------------------------------------
+
+
+def test_encoders_take_hub_names(folder, cache, tmp_path):
+    fill_cache(cache, NAME, folder)
+    local = load_image_encoder(folder, "joint"), load_cell_encoder(folder, "joint")
+    for name in (NAME, f"{NAME}@{FIRST}", f"hf-hub:{NAME}"):
+        encoders = load_image_encoder(name, "joint"), load_cell_encoder(name, "joint")
+        assert [each.fingerprint for each in encoders] == [each.fingerprint for each in local]
+        assert [each and each.fingerprint for each in load_encoders(name, "joint")] == [
+            each.fingerprint for each in local
+        ]
+    with pytest.raises(HubUnavailableError, match="somebody/else"):
+        load_image_encoder("somebody/else")
+    with pytest.raises(EncoderNotFoundError, match="no such checkpoint"):
+        load_image_encoder(tmp_path / "somebody" / "else")  # a path, whatever it looks like
 
 
 def test_verbs_take_hub_names(folder, cache, tmp_path, made):

@@ -162,9 +162,9 @@ class ContrastivePretraining(pl.LightningModule):
             device=device,
         )
         if self.init_from is not None:
-            from past_core.checkpoint import load_checkpoint
+            from past_core.checkpoint import load_model
 
-            loaded = load_checkpoint(self.init_from)
+            loaded = load_model(self.init_from)
             data.vocabulary.require(loaded.vocabulary.fingerprint)
             self.model.load_state_dict(loaded.model.state_dict())
         elif self.center_heads and self.trainer.training and self.trainer.ckpt_path is None:
