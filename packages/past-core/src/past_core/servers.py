@@ -26,7 +26,7 @@ PIXEL_RETRIES = {"max_retries": 12, "initial_delay": "0.5s", "max_delay": "16s"}
 # Without these a dead connection waits for minutes, or for ever. The first connection reads them.
 _TIMEOUTS = {
     "TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS": "10",
-    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "30",
+    "TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS": "15",
     "TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES": "1",
 }
 _ENVIRONMENT = (
