@@ -118,6 +118,7 @@ def killed(store, image, checkpoint, folder):
     return runs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_killed(name, killed, tmp_path, monkeypatch):
     """SIGKILL in the middle: the second run embeds only the rest, and its output is equal to the bit."""
