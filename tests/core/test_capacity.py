@@ -1,4 +1,4 @@
-"""Plans: arithmetic against hand counts and the data's own plan; recipes merged as the trainer merges them."""
+"""Plans: arithmetic against hand counts and the data's own plan, recipes merged as Lightning merges."""
 
 import json
 from dataclasses import replace

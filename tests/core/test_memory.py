@@ -171,6 +171,8 @@ def test_parameters_and_the_need_of_the_paper():
     assert parts["optimiser"] == 8 * numbers.total
     assert parts["gradients"] == 8 * numbers.total
     assert parts["16-bit copies"] == pytest.approx(2 * numbers.total, rel=0.05)
+    view = memory.step_memory(config, np.full(48, 63), "bf16-mixed", ranks=8, bucket_view=True)
+    assert view["gradients"] == 4 * numbers.total
     alone = memory.step_memory(config, np.full(48, 63), "32-true", parameters=numbers)
     assert alone["gradients"] == 4 * numbers.total
     assert alone["16-bit copies"] == 0

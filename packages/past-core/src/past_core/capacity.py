@@ -38,6 +38,7 @@ class Job:
         precision: as `trainer.precision`.
         microbatch: as `model.microbatch`.
         checkpointing: as `model.activation_checkpointing`.
+        bucket_view: as DDP's `gradient_as_bucket_view`.
         max_steps: most optimiser steps; None for no limit.
         neighbors: neighbours of each cell.
     """
@@ -52,6 +53,7 @@ class Job:
     precision: str
     microbatch: int | None = None
     checkpointing: bool = False
+    bucket_view: bool = False
     max_steps: int | None = None
     neighbors: int = NEIGHBORS
 
@@ -75,6 +77,7 @@ class Job:
             self.precision,
             neighbors=self.neighbors,
             ranks=self.ranks,
+            bucket_view=self.bucket_view,
             parameters=parameters,
             **options,
         )

@@ -218,6 +218,7 @@ def step_memory(
     *,
     neighbors: int = NEIGHBORS,
     ranks: int = 1,
+    bucket_view: bool = False,
     microbatch: int | None = None,
     checkpointing: bool = False,
     parameters: Parameters | None = None,
@@ -230,6 +231,7 @@ def step_memory(
         precision: of the trainer.
         neighbors: neighbours of each cell.
         ranks: processes; several exchange gradients through buckets, a second copy of them.
+        bucket_view: DDP's `gradient_as_bucket_view`: the buckets are the gradients, no copy.
         microbatch: as `DualEncoder.microbatch`.
         checkpointing: as `DualEncoder.activation_checkpointing`.
         parameters: their numbers, if counted before.
@@ -241,7 +243,7 @@ def step_memory(
     return {
         "weights": weights,
         "16-bit copies": 2.0 * numbers.matrices if width.inside < width.weights else 0.0,
-        "gradients": weights * (2 if ranks > 1 else 1),
+        "gradients": weights * (2 if ranks > 1 and not bucket_view else 1),
         "optimiser": 2 * weights,
         "activations": activation_bytes(
             config,
@@ -252,7 +254,7 @@ def step_memory(
             checkpointing=checkpointing,
         ),
         "loss": loss_bytes(cells * ranks),
-        # uint8 patches: this batch's, their augmented copy, and the next batch's.
-        "patches": 3.0 * cells * 3 * config.image.image_size**2,
+        # This batch's and the next one's in uint8, and this one's augmented in float32.
+        "patches": 6.0 * cells * 3 * config.image.image_size**2,
         "libraries (assumed)": LIBRARIES_GIB * 2**30,
     }

@@ -75,7 +75,7 @@ def read_rates(paths: Sequence[Path]) -> Rates:
             if name == "supply":
                 cores = int(content["machine"]["cores"])
                 supply = Rate(float(details["patches_per_second_per_core"]["PAST"]), str(path), measured=True)
-            elif name == "step":
+            elif name == "step" or name.startswith("step-"):
                 for step in details["steps"]:
                     kept = {key: str(step[key]) for key in ("device", "precision", "model")}
                     speed = float(step["flops_per_second"])

@@ -98,6 +98,7 @@ def plan(
         precision=precision,
         microbatch=recipe.model.get("microbatch"),
         checkpointing=bool(recipe.model.get("activation_checkpointing")),
+        bucket_view=_bucket_view(recipe.trainer["strategy"]),
         max_steps=steps if (steps := recipe.trainer["max_steps"]) and steps > 0 else None,
     )
     known = _rates(rates)
@@ -140,6 +141,14 @@ def _count(devices: Any) -> int:
             f"trainer.devices is {devices!r}, which depends on the machine; say how many with --gpus"
         )
     return count
+
+
+def _bucket_view(strategy: Any) -> bool:
+    if not isinstance(strategy, dict):
+        return False
+    # jsonargparse keeps apart what a class hands on to another.
+    options = {**strategy.get("init_args", {}), **strategy.get("dict_kwargs", {})}
+    return bool(options.get("gradient_as_bucket_view"))
 
 
 def _epochs(recipe: "Recipe") -> int:
