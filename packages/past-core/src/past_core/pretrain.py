@@ -50,6 +50,10 @@ class PatchMismatchError(PastError, ValueError):
     """The DataModule cuts patches of another size or resolution than the image encoder takes."""
 
 
+class TokenMismatchError(PastError, ValueError):
+    """The DataModule makes other tokens than the cell encoder is configured for."""
+
+
 class ContrastivePretraining(pl.LightningModule):
     """Trains image and cell encoder towards one joint space (paper, Methods, "Contrastive pretraining").
 
@@ -61,6 +65,7 @@ class ContrastivePretraining(pl.LightningModule):
         temperature: initial temperature of the softmax.
         temperature_min: lower bound of the learned temperature.
         temperature_max: upper bound of the learned temperature.
+        temperature_form: `log`, its logarithm is learned; `clamped`, as in the published code, itself.
         targets: `similarity` (the paper's soft targets), `identity` (one-hot), `annealed` (from one-hot to
             soft over the first half of training) or `published` (soft, the image direction's transposed).
         center_heads: centre both projection heads on 512 training cells before the first step; never done
@@ -82,6 +87,7 @@ class ContrastivePretraining(pl.LightningModule):
         NonFiniteError: the loss is NaN or infinite; names the step, the side, the slides and cells.
         CollapseError: after warm-up both sides' mean off-diagonal cosine exceeds 0.98.
         PatchMismatchError: the DataModule's patches do not fit the image encoder.
+        TokenMismatchError: its tokens are not those of the cell encoder's configuration.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class ContrastivePretraining(pl.LightningModule):
         temperature: float = 0.07,
         temperature_min: float = 0.01,
         temperature_max: float = 1.0,
+        temperature_form: str = "log",
         targets: str = "similarity",
         center_heads: bool = True,
         learning_rate: float = 1e-3,
@@ -116,6 +123,7 @@ class ContrastivePretraining(pl.LightningModule):
             temperature=temperature,
             temperature_min=temperature_min,
             temperature_max=temperature_max,
+            temperature_form=temperature_form,
         )
         self.targets, self.center_heads = targets, center_heads
         self.learning_rate, self.start_learning_rate = learning_rate, start_learning_rate
@@ -151,6 +159,12 @@ class ContrastivePretraining(pl.LightningModule):
                 f"{image.image_size} px at {image.mpp} um/px; set data.patch_size and data.mpp to these"
             )
         cell = replace(self.config.cell, vocabulary_size=data.vocabulary.size, max_genes=data.max_genes)
+        made, taken = (data.context_order, data.missing_means), (cell.context_order, cell.missing_means)
+        if made != taken:
+            raise TokenMismatchError(
+                f"data makes tokens with context_order and missing_means {made}, the cell encoder takes "
+                f"{taken}; set data.context_order and data.missing_means to these"
+            )
         self.config = replace(self.config, cell=cell)
         self.model = DualEncoder(self.config)
         device = self.trainer.strategy.root_device

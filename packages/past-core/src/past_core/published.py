@@ -139,9 +139,8 @@ def _reason(error: str) -> str:
             f"holds {code.group(1)}, which is code and is never executed; expected tensors, plain values and "
             "one argparse.Namespace"
         )
-    return (
-        f"truncated or damaged, or no checkpoint of torch ({(error.splitlines() or ['unreadable'])[0][:200]})"
-    )
+    first = re.split(r"\. |\n", error or "unreadable")[0][:200]
+    return f"truncated or damaged, or no checkpoint of torch ({first})"
 
 
 def published_model(

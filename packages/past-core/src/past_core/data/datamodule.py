@@ -40,6 +40,8 @@ class PretrainDataModule(pl.LightningDataModule):
         gene_means: `train` (non-zero means of the training cells) or `technology` (the published means of
             the slides' assay; needs the nicheformer vocabulary).
         max_genes: gene tokens per cell, after the three context tokens.
+        context_order: order of the three context tokens; the cell encoder's.
+        missing_means: `drop` genes without a mean, or divide them by `one`; the cell encoder's.
         mpp: µm per pixel of a patch; the image encoder's.
         patch_size: side of a patch in pixels; the image encoder's.
         batch_size: cells in a batch of one rank.
@@ -72,6 +74,8 @@ class PretrainDataModule(pl.LightningDataModule):
         vocabulary: str = "panel",
         gene_means: Literal["train", "technology"] = "train",
         max_genes: int = 300,
+        context_order: tuple[str, str, str] = ("assay", "organism", "modality"),
+        missing_means: Literal["drop", "one"] = "drop",
         mpp: float = 0.25,
         patch_size: int = 224,
         batch_size: int = 48,
@@ -93,6 +97,7 @@ class PretrainDataModule(pl.LightningDataModule):
             gene_means,
         )
         self.max_genes, self.mpp, self.patch_size = max_genes, mpp, patch_size
+        self.context_order, self.missing_means = tuple(context_order), missing_means
         self.batch_size, self.val_batch_size = batch_size, val_batch_size
         self.group_size, self.open_blocks = group_size, open_blocks
         self.shards, self.balance = shards, balance
@@ -130,6 +135,8 @@ class PretrainDataModule(pl.LightningDataModule):
                 vocabulary=self.vocabulary,
                 gene_means=self.gene_means,
                 max_genes=self.max_genes,
+                context_order=self.context_order,
+                missing_means=self.missing_means,
             )
             for store in [*self.train_stores, *self.val_stores]
         ]

@@ -1,6 +1,8 @@
 """One slide as the supply sees it: pixels at the encoder's resolution, cells as tokens, block by block."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -62,6 +64,8 @@ class SlideSource:
         vocabulary: the token vocabulary.
         gene_means: `(n_genes,)` non-zero means in the vocabulary's order.
         max_genes: gene tokens kept per cell.
+        context_order: of the context tokens.
+        missing_means: what becomes of genes without a mean, see `rank_tokenize`.
 
     Raises:
         VocabularyError: none of the slide's genes is in the vocabulary.
@@ -77,6 +81,8 @@ class SlideSource:
         vocabulary: Vocabulary,
         gene_means: np.ndarray,
         max_genes: int,
+        context_order: Sequence[str] = ("assay", "organism", "modality"),
+        missing_means: Literal["drop", "one"] = "drop",
     ) -> None:
         if not store.passed.any():
             raise EmptySlideError(
@@ -85,7 +91,8 @@ class SlideSource:
             )
         self.store, self.spec = store, spec
         self._means, self._max_genes = gene_means, max_genes
-        self._context = vocabulary.context(store.assay, store.organism, store.modality)
+        self._missing = missing_means
+        self._context = vocabulary.context(store.assay, store.organism, store.modality, order=context_order)
         genes = list(store.genes.index)
         gene_coverage(vocabulary, genes, gene_means, source=str(store.path))
         self.gene_index = vocabulary.lookup(genes)
@@ -141,7 +148,12 @@ class SlideSource:
     def tokens(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rank tokens `(n, 3 + max_genes)` and lengths `(n,)` of cells by row."""
         return rank_tokenize(
-            self.store.counts[rows], self.gene_index, self._means, self._context, max_genes=self._max_genes
+            self.store.counts[rows],
+            self.gene_index,
+            self._means,
+            self._context,
+            max_genes=self._max_genes,
+            missing=self._missing,
         )
 
     def distances(self, rows: np.ndarray) -> np.ndarray:
