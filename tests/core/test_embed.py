@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import tifffile
+import timm
 import torch
 from made_models import made_checkpoint
 from made_slides import made_slide
@@ -21,7 +22,7 @@ from past_core.cli import build_app
 from past_core.data.supply import PatchSpec, RegionSupply, SlideSource
 from past_core.embed import EmbedError, embed_slide, read_manifest, write_embeddings
 from past_core.embed_sheet import SheetError, SheetNotFoundError, read_sheet
-from past_core.encoders import load_cell_encoder, load_encoders, load_image_encoder
+from past_core.encoders import EncoderNotFoundError, load_cell_encoder, load_encoders, load_image_encoder
 from past_core.ingest.store import SlideStore
 from past_core.ingest.write import write_store
 from past_core.slides import open_slide, patches, tile_grid
@@ -230,6 +231,24 @@ def test_verb(store, image, checkpoint, tmp_path):
     assert isinstance(
         past(image, "-c", checkpoint, "-o", tmp_path / "a.csv", "--mpp", 0.5).exception, EmbedError
     )
+
+
+def test_verb_with_a_public_encoder(image, tmp_path, monkeypatch):
+    monkeypatch.setenv("PAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=3).eval()
+    torch.save(model.state_dict(), tmp_path / "weights.bin")
+    arguments = (image, "-c", "timm:resnet18", "--mpp", 0.5, "--weights", tmp_path / "weights.bin")
+    assert past(*arguments, "-o", tmp_path / "a.h5ad").exit_code == 0
+    assert past(*arguments, "-o", tmp_path / "b.h5ad", "--precision", "bf16").exit_code == 0
+    exact, rough = (ad.read_h5ad(tmp_path / f"{name}.h5ad") for name in "ab")
+    assert exact.obsm["past_image"].shape[1] == 512
+    assert (exact.uns["past"]["precision"], rough.uns["past"]["precision"]) == ("32", "bf16")
+    difference = np.abs(exact.obsm["past_image"] - rough.obsm["past_image"]).max()
+    assert 0 < difference < 0.05 * np.abs(exact.obsm["past_image"]).max()
+    assert isinstance(past(*arguments[:-2], "-o", tmp_path / "c.h5ad").exception, EncoderNotFoundError)
+    assert not (tmp_path / "c.h5ad").exists()
 
 
 def test_errors_are_one_message_without_a_traceback(checkpoint, tmp_path):
