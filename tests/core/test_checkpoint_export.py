@@ -85,6 +85,24 @@ def test_every_container_gives_the_same_model_and_fingerprints(made, ckpt, folde
     assert all(torch.equal(output, outputs[0]) for output in outputs)
 
 
+@pytest.mark.parametrize("container", ["ckpt", "folder"])
+def test_loading_draws_no_random_numbers_and_leaves_nothing_unset(made, ckpt, folder, container):
+    """Initial weights are not drawn, for all are replaced; what is no weight is computed as ever."""
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    model = load_model(ckpt if container == "ckpt" else folder).model
+    assert torch.equal(torch.get_rng_state(), before)
+    own, other = dict(model.named_buffers()), dict(made.model.named_buffers())
+    assert own.keys() == other.keys()
+    assert own.keys() - model.state_dict().keys()  # the normalisation of the input, for one
+    assert all(torch.equal(own[key], other[key]) for key in own)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    fresh = type(model)(made.config)  # and drawing is not left switched off
+    assert not torch.equal(
+        fresh.cell_projection.fc.weight, type(model)(made.config).cell_projection.fc.weight
+    )
+
+
 def test_the_folder_holds_plain_files_and_the_weights_alone(made, folder):
     assert {path.name for path in folder.iterdir()} == FILES
     assert all(path.stat().st_mode & stat.S_IRGRP for path in folder.iterdir())  # for whoever shares it

@@ -154,7 +154,11 @@ def _open_lightning(path: Path) -> _Parts:
     state = {key.removeprefix(PREFIX): value for key, value in weights.items() if key.startswith(PREFIX)}
     if not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: its weights are not all tensors; the file is damaged or foreign")
-    return {key: tuple(value.shape) for key, value in state.items()}, content[KEY], lambda: state
+
+    def load() -> dict[str, Tensor]:
+        return {key: value.clone() for key, value in state.items()}  # out of the mapped file
+
+    return {key: tuple(value.shape) for key, value in state.items()}, content[KEY], load
 
 
 def _open_single(path: Path) -> _Parts:

@@ -1,12 +1,13 @@
 """From any checkpoint to its networks: nothing is built before it is known to fit the weights."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from past_core.checkpoint.content import Content, PastCheckpoint, open_checkpoint, stored_vocabulary
 from past_core.checkpoint.errors import CheckpointError
@@ -21,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 FOREIGN_OPTIONS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}
 """Options of timm that would read further files; a checkpoint holds all weights itself."""
+RANDOM = {"normal_", "uniform_", "trunc_normal_", "erfinv_"} | {
+    f"{name}_{kind}_" for name in ("xavier", "kaiming") for kind in ("normal", "uniform")
+}
+"""Operations that draw initial weights."""
 MAX_BUFFERS = 2**24
 """Values in buffers that are no weights (rotary tables and the like) which any configuration may ask for."""
 
@@ -117,9 +122,26 @@ def _build(content: Content, vocabulary: Vocabulary) -> "DualEncoder":
     bad = next((key for key, value in state.items() if not _finite(value)), None)
     if bad is not None:
         raise CheckpointError(f"{path}: {bad} holds NaN or infinity: the training that wrote it had diverged")
-    model = DualEncoder(config)
-    model.load_state_dict(state)
+    with _Unfilled():
+        model = DualEncoder(config)
+    kinds = {key: value.dtype for key, value in blank.state_dict().items()}
+    model.load_state_dict({key: value.to(kinds[key]) for key, value in state.items()}, assign=True)
     return model.eval()
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out drawing random weights, which takes most of the time, where all are to be replaced.
+
+    Memory that is not drawn into is not used either, and the caller's random numbers stay as they were.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in RANDOM:
+            return args[0] if args else kwargs["tensor"]  # as torch.nn.init calls it
+        return func(*args, **kwargs)
 
 
 def _check_config(path: Path, config: "DualEncoderConfig", weights: int) -> None:
