@@ -1,6 +1,5 @@
 """The main job through the real `lightning` entry: runs, writes, resumes to equal bits, explains itself."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -224,44 +223,3 @@ def test_the_recipe_trains_on_the_real_pair(shared_data: Path, tmp_path: Path) -
     assert trainer.global_step == 2 * trainer.num_training_batches > 0
     assert len(trainer.datamodule.vocabulary) == 338
     assert all(torch.isfinite(value).all() for value in weights(trainer).values())
-
-
-@pytest.mark.slow
-def test_two_ranks_take_the_steps_of_one(tiny_slides: Sequence[Path], tmp_path: Path) -> None:
-    """Two processes of 32 cells end where one of 64 does: the loss is over all ranks' cells."""
-    command = Path(sys.executable).with_name("lightning")
-    slides = "[" + ",".join(map(str, tiny_slides)) + "]"
-    states = []
-    for folder, options in (
-        ("one", ["--data.batch_size", "64"]),
-        ("two", ["--data.batch_size", "32", "--trainer.devices", "2", "--trainer.strategy", "ddp"]),
-    ):
-        root = str(tmp_path / folder)
-        arguments = ["fit", "-c", str(CONF), "--data.slides", slides, "--trainer.default_root_dir", root]
-        arguments += ["--data.shards", "2"]  # the same cells in every step, whatever the number of ranks
-        arguments += ["--trainer.logger.init_args.save_dir", root, "--trainer.precision", "64-true"]
-        arguments += ["--trainer.max_steps", "3", "--trainer.limit_val_batches", "0"]
-        # What differs between ranks on purpose is switched off: augmentation and dropout.
-        arguments += ["--model.augmentation.dihedral", "false", "--model.augmentation.gain_sigma", "0"]
-        arguments += ["--model.augmentation.channel_sigma", "0", "--model.projection_dropout", "0"]
-        arguments += [
-            "--model.cell.dropout",
-            "0",
-            "--trainer.callbacks",
-            "lightning.pytorch.callbacks.ModelCheckpoint",
-        ]
-        arguments += ["--trainer.callbacks.init_args.save_last", "true", *options]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        result = subprocess.run(
-            [str(command), *arguments],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-            env=environment,
-        )
-        assert result.returncode == 0, result.stderr[-3000:]
-        states.append(load_checkpoint(next((tmp_path / folder).rglob("last.ckpt"))).model.state_dict())
-    for key, value in states[0].items():
-        assert torch.allclose(value.double(), states[1][key].double(), atol=1e-5), key
