@@ -2,7 +2,8 @@
 
 1. The cell transformer over cells of a 377-gene panel (63 of 303 tokens on average), forward and backward:
    padded to the longest possible, as is usual; cut to the batch's longest; ours, sequences of like length
-   run together. One process, the same weights and cells, ways in turn, median of three.
+   run together. One process, the same weights and cells, ways in turn, median of three; on a CPU in
+   processor time of one thread, so that what else the machine does does not decide.
 2. Whole steps: augmentation, both encoders, loss, backward, AdamW. On a CPU of `recipes/pretrain.yaml`; on a
    GPU of the paper's size in float32 and bf16, compiled, in several batch sizes and microbatches, each
    with its MFU and its memory beside what `past plan` expects. Batches are made up and lie on the device.
@@ -194,22 +195,32 @@ def in_turn(
 ) -> dict[str, float]:
     """Median seconds of each way, all taken in turn so that what else the machine does hits them alike."""
     taken: dict[str, list[float]] = {name: [] for name in ways}
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     for turn in range(repeats + 1):
         for name, way in ways.items():
-            seconds = timed(way, device)
+            seconds = timed(way, device, clock=clock)
             if turn:  # the first turn warms up
                 taken[name].append(seconds)
+    torch.set_num_threads(threads)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
-def timed(way: Callable[[], None], device: torch.device, *, times: int = 1) -> float:
+def timed(
+    way: Callable[[], None],
+    device: torch.device,
+    *,
+    times: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Seconds of a call, the device waited for."""
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     for _ in range(times):
         way()
     _wait(device)
-    return (time.perf_counter() - start) / times
+    return (clock() - start) / times
 
 
 def _wait(device: torch.device) -> None:

@@ -294,7 +294,7 @@ def extra_flops(
     if microbatch is not None and microbatch < cells:
         again += cells * image_flops(config.image).forward + transform.forward
     if checkpointing:
-        last = product(padded.sum(), config.cell.feedforward, config.cell.width).forward
+        last = product(float(padded.sum()), config.cell.feedforward, config.cell.width).forward
         layer = transformer_layer_flops(config.cell, padded).forward
         again += config.cell.depth * (layer - (last if config.cell.norm_first else 0.0))
         again += cells * _checkpointed_image_flops(config.image)
