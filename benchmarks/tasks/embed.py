@@ -30,7 +30,7 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from benchmarks.report import Report
-from past_core.embed_vectors import embed_patches
+from past_core.embed.vectors import embed_patches
 from past_core.encoders import FrozenEncoder, load_image_encoder
 from past_core.models.image_encoder import IMAGENET_MEAN, IMAGENET_STD
 from past_core.slides import Slide, open_slide, tile_grid

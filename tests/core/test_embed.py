@@ -21,7 +21,7 @@ from past_core.checkpoint import load_checkpoint, save_checkpoint
 from past_core.cli import build_app
 from past_core.data.supply import PatchSpec, RegionSupply, SlideSource
 from past_core.embed import EmbedError, embed_slide, read_manifest, write_embeddings
-from past_core.embed_sheet import SheetError, SheetNotFoundError, read_sheet
+from past_core.embed.sheet import SheetError, SheetNotFoundError, read_sheet
 from past_core.encoders import EncoderNotFoundError, load_cell_encoder, load_encoders, load_image_encoder
 from past_core.ingest.store import SlideStore
 from past_core.ingest.write import write_store

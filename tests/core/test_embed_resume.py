@@ -16,19 +16,19 @@ from made_models import made_checkpoint
 from made_slides import made_slide
 from typer.testing import CliRunner
 
-import past_core.embed_partial as partial
+import past_core.embed.partial as partial
 from past_core.checkpoint import save_checkpoint
 from past_core.cli import build_app
 from past_core.embed import embed_slide
-from past_core.embed_partial import PartialError, partial_vectors, sweep
-from past_core.embed_vectors import encode_stream
+from past_core.embed.partial import PartialError, partial_vectors, sweep
+from past_core.embed.vectors import encode_stream
 from past_core.encoders import load_encoders, load_image_encoder
 from past_core.frozen import FrozenEncoder
 from past_core.ingest.write import write_store
 
 KILLED = """
 import json, os, signal, sys
-import past_core.embed_partial as partial, past_core.embed_vectors as vectors
+import past_core.embed.partial as partial, past_core.embed.vectors as vectors
 import past_core.encoders
 from past_core.cli import build_app
 from past_core.frozen import FrozenEncoder

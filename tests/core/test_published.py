@@ -129,7 +129,7 @@ def test_import_gives_a_checkpoint_of_ours(tmp_path, graph):
 
 def test_the_cell_encoder_makes_published_tokens(tmp_path):
     """Context in their order, genes without a mean divided by one: as the networks were trained."""
-    from past_core.published_tokens import published_tokens
+    from past_core.published.tokens import published_tokens
 
     model = small_model()
     means = np.where(np.arange(310) % 3 == 0, np.nan, 100.0)

@@ -9,7 +9,7 @@ from made_published import small_model
 from scipy import sparse
 
 from past_core.nicheformer import read_means
-from past_core.published_tokens import node_token_ids, published_tokens
+from past_core.published.tokens import node_token_ids, published_tokens
 from past_core.tokens import PAD, Vocabulary
 
 

@@ -24,7 +24,7 @@ from past_core import servers
 from past_core.cli import build_app, run_lightning
 from past_core.data.supply import PatchSpec, RegionSupply, SlideSource, open_stores
 from past_core.embed import read_manifest, source_key
-from past_core.embed_sheet import read_sheet
+from past_core.embed.sheet import read_sheet
 from past_core.ingest.contents import TableStore
 from past_core.ingest.store import SlideStore, StoreError, StoreNotFoundError, is_store
 from past_core.remote import RemoteError, RemotePath, locate, require_local

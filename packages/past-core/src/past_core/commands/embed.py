@@ -99,7 +99,7 @@ def embed(
             slide.require_mpp()
 
     from past_core.embed import check_output, embed_slide, write_embeddings
-    from past_core.embed_sheet import Outcome, SheetRow, read_sheet, run_sheet
+    from past_core.embed.sheet import Outcome, SheetRow, read_sheet, run_sheet
 
     rows = read_sheet(source, output) if is_sheet else []
     if not is_sheet:

@@ -10,16 +10,12 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 
-from past_core.embed_output import (
+from past_core.embed.output import (
     MANIFEST_KEY,
-    SUFFIXES,
     EmbedError,
-    check_output,
-    read_manifest,
     source_key,
-    write_embeddings,
 )
-from past_core.embed_vectors import embed_counts, embed_patches
+from past_core.embed.vectors import embed_counts, embed_patches
 from past_core.ingest.store import SlideStore, is_store
 from past_core.remote import Location
 from past_core.slides import Slide, open_slide, tile_grid
@@ -28,18 +24,6 @@ from past_core.tokens import VocabularyError
 
 if TYPE_CHECKING:
     from past_core.encoders import FrozenCellEncoder, FrozenEncoder
-
-__all__ = [
-    "SUFFIXES",
-    "EmbedError",
-    "check_output",
-    "embed_cells",
-    "embed_slide",
-    "embed_tiles",
-    "read_manifest",
-    "source_key",
-    "write_embeddings",
-]
 
 logger = logging.getLogger(__name__)
 

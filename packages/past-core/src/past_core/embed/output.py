@@ -12,7 +12,7 @@ import zarr
 from anndata.io import read_elem
 
 from past_core.atomic import replacing
-from past_core.embed_partial import sweep
+from past_core.embed.partial import sweep
 from past_core.errors import PastError
 from past_core.remote import Location, locate, require_local
 
