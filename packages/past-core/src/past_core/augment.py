@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from past_core.stains import stain_jitter
@@ -55,9 +56,9 @@ def dihedral(images: torch.Tensor, element: torch.Tensor) -> torch.Tensor:
     """
     out = torch.empty_like(images)
     # Which images share a symmetry is decided on the host and sent in one go: nothing waits for the device.
-    order = torch.argsort(element, stable=True)
-    counts = torch.bincount(element, minlength=8).tolist()
-    for symmetry, members in enumerate(_beside(images, order).split(counts)):
+    order = np.argsort(element.numpy(), kind="stable")
+    counts = np.bincount(element.numpy(), minlength=8).tolist()
+    for symmetry, members in enumerate(_beside(images, torch.from_numpy(order)).split(counts)):
         if len(members):
             part = torch.rot90(images[members], symmetry & 3, dims=(2, 3))
             out[members] = part.flip(3) if symmetry & 4 else part
