@@ -182,6 +182,7 @@ class ContrastivePretraining(pl.LightningModule):
             data.vocabulary.require(loaded.vocabulary.fingerprint)
             self.model.load_state_dict(loaded.model.state_dict())
         elif self.center_heads and self.trainer.training and self.trainer.ckpt_path is None:
+            logger.info("centring the projection heads on training cells, before the first step")
             center_projection_heads(
                 self.model.to(device),
                 (self._on(device, batch).inputs for batch in data.centring_batches()),
