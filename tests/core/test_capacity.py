@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from past_core.capacity import USABLE, CapacityError, Job, plan_training
-from past_core.capacity_tables import tables
 from past_core.cli import build_app
 from past_core.data.plan import BlockCells, EpochPlan
-from past_core.devices import DeviceError, find_accelerator
 from past_core.errors import PastError
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoderConfig
 from past_core.models.image_encoder import ImageEncoderConfig
-from past_core.rates import Rate, RatesError, read_rates
-from past_core.recipe import RecipeError, RecipeNotFoundError, read_recipe
+from past_core.planning.capacity import USABLE, CapacityError, Job, plan_training
+from past_core.planning.capacity_tables import tables
+from past_core.planning.devices import DeviceError, find_accelerator
+from past_core.planning.rates import Rate, RatesError, read_rates
+from past_core.planning.recipe import RecipeError, RecipeNotFoundError, read_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = [ROOT / "recipes/pretrain.yaml", ROOT / "recipes/scale/paper.yaml"]

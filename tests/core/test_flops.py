@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from past_core import flops
-from past_core.devices import ACCELERATORS, DeviceError, find_accelerator, peak_flops, recognise
 from past_core.losses import contrastive_loss
 from past_core.models.cell_encoder import CellEncoder, CellEncoderConfig, star_graph
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig, ProjectionHead
 from past_core.models.image_encoder import ImageEncoderConfig
 from past_core.models.lengths import plan_chunks
+from past_core.planning import flops
+from past_core.planning.devices import ACCELERATORS, DeviceError, find_accelerator, peak_flops, recognise
 
 EXACT = 1e-9
 """Products are counted exactly; attention too, as the meta device takes the path that recomputes nothing."""

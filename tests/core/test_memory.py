@@ -12,13 +12,13 @@ import timm
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from past_core import memory
-from past_core.flops import vit_shape
 from past_core.losses import contrastive_loss
-from past_core.memory import Width
 from past_core.models.cell_encoder import CellEncoder, CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig
 from past_core.models.image_encoder import ImageEncoder, ImageEncoderConfig
+from past_core.planning import memory
+from past_core.planning.flops import vit_shape
+from past_core.planning.memory import Width
 
 LAYERS, WHOLE = 0.01, 0.05
 PRECISIONS = ["32-true", "bf16-mixed"]

@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 
 from past_core import throughput
 from past_core.data.batch import CellBatch
-from past_core.flops import step_flops, sum_flops
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoderConfig
 from past_core.models.image_encoder import ImageEncoderConfig
+from past_core.planning.flops import step_flops, sum_flops
 from past_core.throughput import Throughput
 
 CONFIG = DualEncoderConfig(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from past_core.data.batch import CellBatch
-from past_core.devices import peak_flops, recognise
-from past_core.flops import step_flops, sum_flops
 from past_core.models.dual_encoder import DualEncoderConfig
+from past_core.planning.devices import peak_flops, recognise
+from past_core.planning.flops import step_flops, sum_flops
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import typer
 from past_core.errors import PastError
 
 if TYPE_CHECKING:
-    from past_core.capacity import Job, Plan
-    from past_core.devices import Accelerator
-    from past_core.rates import Rate, Rates
-    from past_core.recipe import Recipe
+    from past_core.planning.capacity import Job, Plan
+    from past_core.planning.devices import Accelerator
+    from past_core.planning.rates import Rate, Rates
+    from past_core.planning.recipe import Recipe
 
 PANELS = {"panel": 60, "5k": 234}
 """Genes that a cell shows on a panel of 377 and on one of 5,000, measured on simulated counts."""
@@ -73,8 +73,8 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Plans a pretraining: batches, memory, days, and whether supply or compute limits."""
-    from past_core.capacity import Job, plan_training
-    from past_core.recipe import read_recipe
+    from past_core.planning.capacity import Job, plan_training
+    from past_core.planning.recipe import read_recipe
 
     recipe = read_recipe(recipes, changes=change or [])
     measured = _measure(recipe) if (recipe.data["slides"] is not None if measure is None else measure) else {}
@@ -120,7 +120,7 @@ def plan(
 
 
 def _accelerator(name: str | None) -> "Accelerator | None":
-    from past_core.devices import find_accelerator, recognise
+    from past_core.planning.devices import find_accelerator, recognise
 
     if name is None:
         import torch
@@ -180,7 +180,7 @@ def _vocabulary_size(recipe: "Recipe") -> int:
 
 
 def _rates(paths: list[Path] | None) -> "Rates":
-    from past_core.rates import read_rates
+    from past_core.planning.rates import read_rates
 
     if paths is None:
         paths = [
@@ -191,7 +191,7 @@ def _rates(paths: list[Path] | None) -> "Rates":
 
 
 def _utilisation(mfu: float | None, device: "Accelerator | None") -> "Rate":
-    from past_core.rates import Rate
+    from past_core.planning.rates import Rate
 
     if mfu is not None:
         if not 0 < mfu <= 1:
@@ -205,8 +205,8 @@ def _utilisation(mfu: float | None, device: "Accelerator | None") -> "Rate":
 
 
 def _supply(given: float | None, cores: int | None, rates: "Rates", measured: dict[str, Any]) -> "Rate":
-    from past_core.capacity import SUPPLY_CORES, SUPPLY_PER_CORE
-    from past_core.rates import Rate
+    from past_core.planning.capacity import SUPPLY_CORES, SUPPLY_PER_CORE
+    from past_core.planning.rates import Rate
 
     if given is not None:
         if not given > 0:
@@ -273,7 +273,7 @@ def _dump(recipes: list[Path], job: "Job", result: "Plan") -> str:
 def _show(recipes: list[Path], job: "Job", result: "Plan") -> None:
     from rich.console import Console
 
-    from past_core.capacity_tables import tables
+    from past_core.planning.capacity_tables import tables
 
     console = Console()
     for table in tables(recipes, job, result):

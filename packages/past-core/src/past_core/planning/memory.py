@@ -12,7 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from past_core.flops import (
+from past_core.models.cell_encoder import CellEncoderConfig
+from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig
+from past_core.models.image_encoder import ImageEncoderConfig
+from past_core.models.lengths import plan_chunks
+from past_core.planning.flops import (
     NEIGHBORS,
     VitShape,
     encoder_lengths,
@@ -21,10 +25,6 @@ from past_core.flops import (
     meta_image_encoder,
     vit_shape,
 )
-from past_core.models.cell_encoder import CellEncoderConfig
-from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig
-from past_core.models.image_encoder import ImageEncoderConfig
-from past_core.models.lengths import plan_chunks
 
 LIBRARIES_GIB = 1.5
 """Assumed for the device's context, the libraries' workspaces and the exchange between ranks."""

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from past_core.devices import Accelerator, DeviceError, arithmetic, peak_flops
 from past_core.errors import PastError
-from past_core.flops import NEIGHBORS, Flops, extra_flops, step_flops, sum_flops
-from past_core.memory import Parameters, count_parameters, step_memory
 from past_core.models.dual_encoder import DualEncoderConfig
-from past_core.rates import Rate
+from past_core.planning.devices import Accelerator, DeviceError, arithmetic, peak_flops
+from past_core.planning.flops import NEIGHBORS, Flops, extra_flops, step_flops, sum_flops
+from past_core.planning.memory import Parameters, count_parameters, step_memory
+from past_core.planning.rates import Rate
 
 USABLE = 0.95
 """Share of a device's memory that a plan may fill; the rest is lost between blocks of the allocator."""

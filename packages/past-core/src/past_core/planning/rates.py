@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from past_core.devices import Accelerator, arithmetic
 from past_core.errors import PastError
+from past_core.planning.devices import Accelerator, arithmetic
 
 
 class RatesError(PastError, ValueError):

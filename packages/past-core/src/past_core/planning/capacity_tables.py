@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from past_core.capacity import USABLE, Job, Plan
+from past_core.planning.capacity import USABLE, Job, Plan
 
 GIB = 2**30
 
