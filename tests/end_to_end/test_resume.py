@@ -63,6 +63,7 @@ def test_killed_while_writing_it_goes_on_to_equal_bits(
     whole = run("whole", *option)
     steps = whole.num_training_batches
     assert steps > 4  # the first checkpoint is in mid-epoch
+    assert whole.lightning_module.model.microbatch == 20
     root = tmp_path / "killed"
     fault = ["--trainer.callbacks+", "faults.KillWhileWriting", "--trainer.callbacks.step", "8"]
     ended = killed(arguments(tiny_slides, root, *option, *fault), root)
@@ -112,6 +113,19 @@ def test_a_run_goes_on_by_name(run: Run, tmp_path: Path) -> None:
     copied = run("run", *constant, *last, *more, "--ckpt_path", str(checkpoint.parent))
     assert copied.log_dir.endswith("version_1")
     assert torch.load(checkpoint)["global_step"] == whole.global_step < copied.global_step
+
+
+def test_what_a_gpu_would_use_runs_together(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """bf16, fused AdamW and clipping (refused by Lightning together), checkpointing; compiling is off here."""
+    caplog.set_level("INFO", "past_core")
+    options = ["--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "1e-6"]
+    options += ["--model.activation_checkpointing", "true", "--model.compile", "true"]
+    trainer = run("run", *options, "--trainer.max_steps", "2", "--model.weight_decay", "0")
+    assert trainer.optimizers[0].defaults["fused"]
+    assert trainer.lightning_module.model.activation_checkpointing
+    assert "model.compile is left off" in caplog.text
+    gradients = [p.grad for p in trainer.lightning_module.model.parameters()]
+    assert torch.nn.utils.get_total_norm(gradients) == pytest.approx(1e-6, rel=1e-2)
 
 
 def test_another_plan_in_mid_epoch_is_refused(run: Run) -> None:

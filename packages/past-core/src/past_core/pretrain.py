@@ -138,6 +138,7 @@ class ContrastivePretraining(pl.LightningModule):
         self._validated_at: int | None = None
         self._collector = EmbeddingCollector()
         self._cells_per_step: int | None = None
+        self._watch = FiniteWatch(1)
 
     # --- building -------------------------------------------------------------------------------------------
 
@@ -219,6 +220,10 @@ class ContrastivePretraining(pl.LightningModule):
         self._watch = FiniteWatch(1 if self.device.type == "cpu" else FINITE_INTERVAL)
         self._cells_per_step = None
         require_same_step(self.global_step, self.device)
+
+    def on_train_end(self) -> None:
+        """Looks at what is left to be looked at."""
+        self._watch.stop_if_not_finite(self._cell_name)
 
     def on_train_batch_start(self, batch: CellBatch, batch_idx: int) -> None:
         """Makes dropout a function of (seed, epoch, step, rank), so that resuming gives equal bits."""
