@@ -1,7 +1,8 @@
 """Cutting square patches around points: one convention, one helper for training, embedding and staining."""
 
+from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -93,7 +94,8 @@ def patches(
     points = _points(centres)
     out = np.empty((len(points), 3, size, size), np.uint8)
     for group in _groups(points / view.downsample, size, block):
-        out[group.index] = _read_group(view, group, size)
+        image, left, top = _read_region(view, group, size)
+        cut(image, group.left - left, group.top - top, size, out, group.index)
     return out
 
 
@@ -114,29 +116,32 @@ def iter_patches(
         the last holds `batch_size`.
     """
     view = slide.at(mpp)
-    groups = iter(_groups(_points(centres) / view.downsample, size, block))
-    waiting_index, waiting_images = np.empty(0, np.int64), np.empty((0, 3, size, size), np.uint8)
+    points = _points(centres)
+    groups = _groups(points / view.downsample, size, block)
+    index = np.concatenate([group.index for group in groups]) if groups else np.empty(0, np.int64)
+    done, filled = 0, 0
+    out = np.empty((min(batch_size, len(index)), 3, size, size), np.uint8)
     with ThreadPoolExecutor(threads) as pool:
-        ahead: list[tuple[_Group, Future[np.ndarray]]] = []
+        ahead = deque(pool.submit(_read_region, view, group, size) for group in groups[: threads + 1])
         try:
-            while True:
-                while len(ahead) <= threads and (group := next(groups, None)) is not None:
-                    ahead.append((group, pool.submit(_read_group, view, group, size)))
-                if not ahead:
-                    break
-                group, future = ahead.pop(0)
-                waiting_index = np.concatenate([waiting_index, group.index])
-                waiting_images = np.concatenate([waiting_images, future.result()])
-                whole = len(waiting_index) // batch_size * batch_size
-                for start in range(0, whole, batch_size):
-                    stop = start + batch_size
-                    yield waiting_index[start:stop], waiting_images[start:stop]
-                waiting_index, waiting_images = waiting_index[whole:], waiting_images[whole:]
+            for number, group in enumerate(groups):
+                image, left, top = ahead.popleft().result()
+                if number + threads + 1 < len(groups):
+                    ahead.append(pool.submit(_read_region, view, groups[number + threads + 1], size))
+                start = 0
+                while start < len(group.index):
+                    stop = min(len(group.index), start + len(out) - filled)
+                    at = np.arange(filled, filled + stop - start)
+                    cut(image, group.left[start:stop] - left, group.top[start:stop] - top, size, out, at)
+                    start, filled = stop, filled + stop - start
+                    if filled == len(out):
+                        yield index[done : done + filled], out
+                        done, filled = done + filled, 0
+                        # Fresh memory: the consumer may keep what it was given.
+                        out = np.empty((min(batch_size, len(index) - done), 3, size, size), np.uint8)
         finally:
-            for _, future in ahead:
+            for future in ahead:
                 future.cancel()
-    if len(waiting_index):
-        yield waiting_index, waiting_images
 
 
 def _points(centres: ArrayLike) -> np.ndarray:
@@ -161,7 +166,8 @@ def _groups(points: np.ndarray, size: int, block: int) -> list[_Group]:
     return groups
 
 
-def _read_group(view: "View", group: _Group, size: int) -> np.ndarray:
+def _read_region(view: "View", group: _Group, size: int) -> tuple[np.ndarray, int, int]:
+    """The pixels that a group's patches need, `(3, h, w)`, with their left column and top row."""
     x, y = int(group.left.min()), int(group.top.min())
     width, height = int(group.left.max()) - x + size, int(group.top.max()) - y + size
-    return cut(view.read(y, x, height, width), group.left - x, group.top - y, size)
+    return view.read(y, x, height, width), x, y
