@@ -116,7 +116,7 @@ def test_a_run_goes_on_by_name(run: Run, tmp_path: Path) -> None:
 
 
 def test_what_a_gpu_would_use_runs_together(run: Run, caplog: pytest.LogCaptureFixture) -> None:
-    """bf16, fused AdamW and clipping (refused by Lightning together), checkpointing; compiling is off here."""
+    """bf16, fused AdamW and clipping (which Lightning refuses), checkpointing; compiling is off here."""
     caplog.set_level("INFO", "past_core")
     options = ["--trainer.precision", "bf16-mixed", "--trainer.gradient_clip_val", "1e-6"]
     options += ["--model.activation_checkpointing", "true", "--model.compile", "true"]
