@@ -1,6 +1,6 @@
 """Checkpoints are whole or not there, whatever happens while they are written; the last one is found."""
 
-import os
+import multiprocessing
 import resource
 import signal
 from collections.abc import Callable
@@ -28,19 +28,34 @@ def save(path: Path, step: int) -> Path:
     return path
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Runs something in a forked process and returns how that ended (negative: the signal)."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        finally:
-            os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def in_child(work: Callable[[Path], None], path: Path) -> int:
+    """Runs something in a new process and returns how that ended (negative: the signal).
+
+    Never forked: this process may have threads, whose locks the copy would wait for.
+    """
+    child = multiprocessing.get_context("spawn").Process(target=work, args=(path,))
+    child.start()
+    child.join()
+    return child.exitcode
 
 
 def limit_files(size: int) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+
+def die_while_writing(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # death at the 100,001st byte
+    limit_files(100_000)
+    save(path, 2)
+
+
+def write_to_a_full_disk(path: Path) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit_files(100_000)
+    try:
+        save(path, 2)
+    except CheckpointWriteError as error:
+        path.with_name("said").write_text(str(error))
 
 
 def test_what_is_saved_is_loaded_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -54,12 +69,7 @@ def test_what_is_saved_is_loaded_and_nothing_else_is_left(tmp_path: Path) -> Non
 def test_killed_while_writing_the_last_one_stays(tmp_path: Path) -> None:
     path = save(tmp_path / "last.ckpt", 1)
 
-    def write() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # death at the 100,001st byte
-        limit_files(100_000)
-        save(path, 2)
-
-    assert in_child(write) == -signal.SIGXFSZ
+    assert in_child(die_while_writing, path) == -signal.SIGXFSZ
     leftovers = [each for each in tmp_path.iterdir() if each != path]
     assert [each.stat().st_size for each in leftovers] == [100_000]
     assert latest_checkpoint(tmp_path) == path
@@ -71,15 +81,7 @@ def test_killed_while_writing_the_last_one_stays(tmp_path: Path) -> None:
 def test_a_full_disk_is_an_error_and_the_last_one_stays(tmp_path: Path) -> None:
     path = save(tmp_path / "last.ckpt", 1)
     said = tmp_path / "said"
-
-    def write() -> None:
-        limit_files(100_000)
-        try:
-            save(path, 2)
-        except CheckpointWriteError as error:
-            said.write_text(str(error))
-
-    assert in_child(write) == 0
+    assert in_child(write_to_a_full_disk, path) == 0
     assert "last.ckpt could not be written" in said.read_text()
     assert {each.name for each in tmp_path.iterdir()} == {"last.ckpt", "said"}
     assert torch.load(path)["global_step"] == 1
