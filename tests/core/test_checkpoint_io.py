@@ -1,6 +1,7 @@
 """Checkpoints are whole or not there, whatever happens while they are written; the last one is found."""
 
 import multiprocessing
+import os
 import resource
 import signal
 from collections.abc import Callable
