@@ -28,16 +28,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import Report, machine
 from past_core.augment import Augmentation, augment
-from past_core.execution import set_execution
 from past_core.losses import contrastive_loss
 from past_core.models.cell_encoder import CellEncoder, CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig
 from past_core.models.lengths import plan_chunks
-from past_core.optimisation import adamw
 from past_core.planning.devices import peak_flops, recognise
 from past_core.planning.flops import NEIGHBORS, extra_flops, step_flops, sum_flops
 from past_core.planning.memory import LIBRARIES_GIB, step_memory
 from past_core.planning.recipe import read_recipe
+from past_core.training.execution import set_execution
+from past_core.training.optimisation import adamw
 from past_core.vocabulary import CONTEXT_LENGTH, FIRST_GENE, PAD
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from past_core.augment import Augmentation, augment, dihedral
-from past_core.optimisation import learning_rate_at
+from past_core.training.optimisation import learning_rate_at
 
 
 def patches(n: int = 8, side: int = 5) -> torch.Tensor:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from past_core.checkpoint_io import AtomicCheckpointIO, CheckpointReadError, CheckpointWriteError
-from past_core.resume import (
+from past_core.training.checkpoint_io import AtomicCheckpointIO, CheckpointReadError, CheckpointWriteError
+from past_core.training.resume import (
     ResumeError,
     latest_checkpoint,
     require_checkpoint,
@@ -35,7 +35,9 @@ def in_child(work: Callable[[Path], None], path: Path) -> int:
     Not a copy of this one, which may have threads whose locks the copy would wait for.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["past_core.checkpoint_io"])  # both tests' processes are copies of one
+    context.set_forkserver_preload(
+        ["past_core.training.checkpoint_io"]
+    )  # both tests' processes are copies of one
     child = context.Process(target=work, args=(path,))
     child.start()
     child.join()

@@ -7,10 +7,10 @@ import torch
 from test_losses_distributed import CASES, batch, network, step
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from past_core.execution import compile_layers, set_execution
-from past_core.finite import FiniteWatch
 from past_core.losses import contrastive_loss
 from past_core.models.dual_encoder import DualEncoder
+from past_core.training.execution import compile_layers, set_execution
+from past_core.training.finite import FiniteWatch
 
 
 def test_options_reach_the_model(caplog: pytest.LogCaptureFixture) -> None:

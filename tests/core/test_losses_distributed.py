@@ -17,12 +17,12 @@ from past_core.distributed import (
     gather_with_gradient,
     require_same_step,
 )
-from past_core.finite import FiniteWatch, NonFiniteError
 from past_core.losses import contrastive_loss
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig
 from past_core.models.image_encoder import ImageEncoderConfig
 from past_core.tokens import PAD
+from past_core.training.finite import FiniteWatch, NonFiniteError
 
 pytestmark = pytest.mark.slow  # processes that import torch
 

@@ -8,7 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from past_core.checkpoint_io import AtomicCheckpointIO
+from past_core.training.checkpoint_io import AtomicCheckpointIO
 
 
 def _die() -> None:

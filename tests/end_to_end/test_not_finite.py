@@ -8,7 +8,7 @@ import torch
 
 from past_core import pretrain
 from past_core.cli import run_lightning
-from past_core.finite import FiniteWatch, NonFiniteError, not_finite, require_finite_weights
+from past_core.training.finite import FiniteWatch, NonFiniteError, not_finite, require_finite_weights
 
 CONF = Path(__file__).parents[1] / "conf" / "pretrain.yaml"
 

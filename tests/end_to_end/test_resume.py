@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from past_core.cli import run_lightning
 from past_core.pretrain import AccumulationError
-from past_core.resume import ResumeError
+from past_core.training.resume import ResumeError
 
 HERE = Path(__file__).parent
 CONF = HERE.parent / "conf" / "pretrain.yaml"

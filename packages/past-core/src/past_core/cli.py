@@ -59,7 +59,7 @@ def past_main() -> None:
 
 def run_lightning(args: list[str] | None = None) -> "LightningCLI":
     """Runs LightningCLI on `args` (`sys.argv` without) and returns it with its trainer."""
-    from past_core.lightning_cli import TrainingCLI
+    from past_core.training.lightning_cli import TrainingCLI
 
     return TrainingCLI(args)
 

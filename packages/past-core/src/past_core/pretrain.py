@@ -17,16 +17,16 @@ from past_core.checkpoint import settings_of, training_record
 from past_core.data.batch import CellBatch
 from past_core.distributed import GatherError, gather_with_gradient, require_same_step
 from past_core.errors import PastError
-from past_core.execution import set_execution
-from past_core.finite import FiniteWatch, require_finite_weights
-from past_core.held_out import EmbeddingCollector
 from past_core.losses import ContrastiveLoss, contrastive_loss
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig, center_projection_heads
 from past_core.models.image_encoder import ImageEncoderConfig
-from past_core.optimisation import adamw, planned_steps, warmup_cosine
-from past_core.resume import describe_plan, require_same_plan
 from past_core.retrieval import SlideEmbeddings, slide_retrieval
+from past_core.training.execution import set_execution
+from past_core.training.finite import FiniteWatch, require_finite_weights
+from past_core.training.held_out import EmbeddingCollector
+from past_core.training.optimisation import adamw, planned_steps, warmup_cosine
+from past_core.training.resume import describe_plan, require_same_plan
 
 logger = logging.getLogger(__name__)
 

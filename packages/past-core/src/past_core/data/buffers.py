@@ -22,14 +22,14 @@ class PatchBuffers:
 
     def __init__(self, size: int, *, pin: bool | None = None) -> None:
         self._size = size
-        self._pin = torch.cuda.is_available() if pin is None else pin
+        self.pin = torch.cuda.is_available() if pin is None else pin
         self._lock = threading.Lock()
         self._free: list[np.ndarray] = []
         self._capacity = 0
 
     def take(self, count: int) -> torch.Tensor:
         """`(count, 3, size, size)` uint8 with anything in it."""
-        if self._pin:
+        if self.pin:
             return torch.empty((count, 3, self._size, self._size), dtype=torch.uint8, pin_memory=True)
         with self._lock:
             if count > self._capacity:

@@ -111,7 +111,9 @@ class PretrainDataModule(pl.LightningDataModule):
     # --- steps ----------------------------------------------------------------------------------------------
 
     def prepare_data(self) -> None:
-        """Makes the embedded default once, on one process."""
+        """Makes the embedded default and fetches the vocabulary, once, on one process of a node."""
+        if self._vocabulary_name == "nicheformer":
+            Vocabulary.nicheformer()
         if self._slides is None:
             from past_core.synthetic.default import default_slides
 

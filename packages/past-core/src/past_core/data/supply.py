@@ -113,7 +113,10 @@ class RegionSupply:
                 cell_tokens.add(block, at, rows)
         tokens, centres, neighbors, lengths = cell_tokens.gather()
         arrays = (tokens, centres, neighbors, distances, cells[:, 0], cells[:, 2])
-        return CellBatch(images, *(torch.from_numpy(np.ascontiguousarray(a)) for a in arrays), lengths)
+        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
+        if self._buffers.pin:
+            tensors = [tensor.pin_memory() for tensor in tensors]  # or their copies would wait for the device
+        return CellBatch(images, *tensors, lengths)
 
     def close(self) -> None:
         """Stops the reading threads."""

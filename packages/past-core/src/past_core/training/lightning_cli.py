@@ -8,9 +8,9 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from past_core.resume import latest_checkpoint, require_checkpoint
+from past_core.training.resume import latest_checkpoint, require_checkpoint
 
-PLUGIN = "past_core.checkpoint_io.AtomicCheckpointIO"
+PLUGIN = "past_core.training.checkpoint_io.AtomicCheckpointIO"
 
 
 class TrainingCLI(LightningCLI):
