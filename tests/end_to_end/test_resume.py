@@ -132,5 +132,7 @@ def test_another_plan_in_mid_epoch_is_refused(run: Run) -> None:
     run("run", "--trainer.max_steps", "2")
     with pytest.raises(ResumeError, match=r"2 steps into an epoch.*batch_size 64 -> 48"):
         run("run", "--ckpt_path", "last", "--data.batch_size", "48")
+    with pytest.raises(ResumeError, match=r"group_size 1 -> 4"):
+        run("run", "--ckpt_path", "last", "--data.group_size", "4")
     with pytest.raises(AccumulationError, match=r"model\.microbatch"):
         run("run", "--trainer.accumulate_grad_batches", "2")

@@ -406,7 +406,7 @@ class ContrastivePretraining(pl.LightningModule):
             saved = past.get("training", {}).get("plan", {})
             require_same_plan(saved, self._plan(), step=checkpoint["global_step"])
 
-    def _plan(self) -> dict[str, int]:
+    def _plan(self) -> dict[str, float]:
         steps, _ = planned_steps(self.trainer)
         data = self.trainer.datamodule
         return describe_plan(data, world_size=self.trainer.world_size, steps_per_epoch=steps)

@@ -70,7 +70,7 @@ def _problem(path: Path) -> str | None:
     return None
 
 
-def describe_plan(data: Any, *, world_size: int, steps_per_epoch: int) -> dict[str, int]:
+def describe_plan(data: Any, *, world_size: int, steps_per_epoch: int) -> dict[str, float]:
     """What a place in an epoch refers to: the same number of another plan would be other cells.
 
     Args:
@@ -83,10 +83,14 @@ def describe_plan(data: Any, *, world_size: int, steps_per_epoch: int) -> dict[s
         "batch_size": int(data.batch_size),
         "steps_per_epoch": int(steps_per_epoch),
         "seed": int(data.seed),
+        "shards": int(data.shards or world_size),
+        "group_size": int(data.group_size),
+        "open_blocks": int(data.open_blocks),
+        "balance": float(data.balance),
     }
 
 
-def require_same_plan(saved: Mapping[str, int], current: Mapping[str, int], *, step: int) -> None:
+def require_same_plan(saved: Mapping[str, float], current: Mapping[str, float], *, step: int) -> None:
     """Refuses to go on in mid-epoch with another plan; between two epochs it is said and allowed.
 
     Args:
