@@ -16,7 +16,7 @@ from past_core.data.plan import BatchSizeError
 from past_core.data.split import SplitError
 from past_core.errors import PastError
 from past_core.ingest.store import StoreNotFoundError
-from past_core.pretrain import PatchMismatchError
+from past_core.pretrain import InitialWeightsError, PatchMismatchError
 from past_core.vocabulary import VocabularyError
 
 CONF = Path(__file__).parents[1] / "conf" / "pretrain.yaml"
@@ -108,6 +108,8 @@ def test_heads_are_centred_before_the_first_step_only(fit: Fit, tmp_path: Path) 
     checkpoint = tmp_path / "plain" / "version_0" / "checkpoints" / "last.ckpt"
     loaded = fit(*options, "--model.init_from", str(checkpoint), folder="loaded").callback_metrics
     assert float(loaded["train/cell_cosine"]) == pytest.approx(float(plain["train/cell_cosine"]), abs=0.02)
+    with pytest.raises(InitialWeightsError, match=r"init_from .*last\.ckpt: \d+ of \d+ weights"):
+        fit(*options, "--model.init_from", str(checkpoint), "--model.cell.width", "16", folder="other")
 
 
 def test_a_collapse_stops_training(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,7 @@
 
 import logging
 import math
-import os
-from dataclasses import asdict, replace
-from importlib.metadata import version
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +11,6 @@ import torch
 from torch import Tensor
 
 from past_core.augment import Augmentation, augment
-from past_core.checkpoint import settings_of, training_record
 from past_core.data.batch import CellBatch
 from past_core.distributed import GatherError, gather_with_gradient, require_same_step
 from past_core.errors import PastError
@@ -22,15 +19,33 @@ from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig, center_projection_heads
 from past_core.models.image_encoder import ImageEncoderConfig
 from past_core.retrieval import SlideEmbeddings, slide_retrieval
+from past_core.training.checks import (
+    AccumulationError,
+    InitialWeightsError,
+    PatchMismatchError,
+    TokenMismatchError,
+    require_fitting_data,
+    require_single_steps,
+    start_from,
+)
+from past_core.training.entry import checkpoint_entry
 from past_core.training.execution import set_execution
 from past_core.training.finite import FiniteWatch, require_finite_weights
 from past_core.training.held_out import EmbeddingCollector
 from past_core.training.optimisation import adamw, planned_steps, warmup_cosine
 from past_core.training.resume import describe_plan, require_same_plan
 
+__all__ = [
+    "AccumulationError",
+    "CollapseError",
+    "ContrastivePretraining",
+    "InitialWeightsError",
+    "PatchMismatchError",
+    "TokenMismatchError",
+]
+
 logger = logging.getLogger(__name__)
 
-CHECKPOINT_FORMAT = 1
 COLLAPSE_COSINE = 0.98
 COLLAPSE_INTERVAL = 20
 """Steps between two looks at the cosines."""
@@ -40,18 +55,6 @@ FINITE_INTERVAL = 20
 
 class CollapseError(PastError, RuntimeError):
     """Both sides map every cell to one point; nothing can be learned from there."""
-
-
-class AccumulationError(PastError, ValueError):
-    """Plain gradient accumulation, which is not what a contrastive loss needs."""
-
-
-class PatchMismatchError(PastError, ValueError):
-    """The DataModule cuts patches of another size or resolution than the image encoder takes."""
-
-
-class TokenMismatchError(PastError, ValueError):
-    """The DataModule makes other tokens than the cell encoder is configured for."""
 
 
 class ContrastivePretraining(pl.LightningModule):
@@ -87,6 +90,8 @@ class ContrastivePretraining(pl.LightningModule):
         NonFiniteError: the loss is NaN or infinite; names the step, the side, the slides and cells.
         CollapseError: after warm-up both sides' mean off-diagonal cosine exceeds 0.98.
         PatchMismatchError: the DataModule's patches do not fit the image encoder.
+        TokenMismatchError: the DataModule's tokens do not fit the cell encoder.
+        InitialWeightsError: `init_from` holds other networks.
         TokenMismatchError: its tokens are not those of the cell encoder's configuration.
     """
 
@@ -146,26 +151,10 @@ class ContrastivePretraining(pl.LightningModule):
         """Builds the networks once the vocabulary is known, before DDP wraps them; centres fresh heads."""
         if self.model is not None:
             return
-        if self.trainer.accumulate_grad_batches != 1:
-            raise AccumulationError(
-                f"trainer.accumulate_grad_batches is {self.trainer.accumulate_grad_batches}: that averages "
-                "the losses of small batches, in which no cell meets the others' as negatives. Set "
-                "data.batch_size to the batch you want and model.microbatch to the cells that fit in memory"
-            )
+        require_single_steps(self.trainer.accumulate_grad_batches)
         data = self.trainer.datamodule
-        image = self.config.image
-        if (data.patch_size, data.mpp) != (image.image_size, image.mpp):
-            raise PatchMismatchError(
-                f"data cuts patches of {data.patch_size} px at {data.mpp} um/px, the image encoder takes "
-                f"{image.image_size} px at {image.mpp} um/px; set data.patch_size and data.mpp to these"
-            )
         cell = replace(self.config.cell, vocabulary_size=data.vocabulary.size, max_genes=data.max_genes)
-        made, taken = (data.context_order, data.missing_means), (cell.context_order, cell.missing_means)
-        if made != taken:
-            raise TokenMismatchError(
-                f"data makes tokens with context_order and missing_means {made}, the cell encoder takes "
-                f"{taken}; set data.context_order and data.missing_means to these"
-            )
+        require_fitting_data(data, self.config.image, cell)
         self.config = replace(self.config, cell=cell)
         self.model = DualEncoder(self.config)
         device = self.trainer.strategy.root_device
@@ -177,11 +166,7 @@ class ContrastivePretraining(pl.LightningModule):
             device=device,
         )
         if self.init_from is not None:
-            from past_core.checkpoint import load_model
-
-            loaded = load_model(self.init_from)
-            data.vocabulary.require(loaded.vocabulary.fingerprint)
-            self.model.load_state_dict(loaded.model.state_dict())
+            start_from(self.model, self.init_from, data.vocabulary)
         elif self.center_heads and self.trainer.training and self.trainer.ckpt_path is None:
             logger.info("centring the projection heads on training cells, before the first step")
             center_projection_heads(
@@ -364,34 +349,8 @@ class ContrastivePretraining(pl.LightningModule):
         """
         self._watch.stop_if_not_finite(self._cell_name)
         require_finite_weights(self.model, step=self.global_step)
-        data = self.trainer.datamodule
-        checkpoint["past"] = {
-            "format": CHECKPOINT_FORMAT,
-            "software": f"past-core {version('past-core')}",
-            "model": asdict(self.config),
-            "vocabulary": data.vocabulary.to_dict(),
-            "gene_means": torch.as_tensor(data.gene_means, dtype=torch.float64),
-            "training": {**self._record(), "targets": self.targets, "plan": self._plan()},
-        }
-
-    def _record(self) -> dict[str, Any]:
-        trainer, data = self.trainer, self.trainer.datamodule
-        settings = {
-            **settings_of(model=self, data=data),
-            "model.image.weights": self.config.image.weights,
-            "trainer.world_size": trainer.world_size,
-            "trainer.precision": trainer.precision,
-            "trainer.max_epochs": trainer.max_epochs,
-            "trainer.gradient_clip_val": trainer.gradient_clip_val,
-            "seed_everything": os.environ.get("PL_GLOBAL_SEED"),
-        }
-        return training_record(
-            data,
-            trainer.callback_metrics,
-            step=self.global_step,
-            epoch=self.current_epoch,
-            validated_at=self._validated_at,
-            settings=settings,
+        checkpoint["past"] = checkpoint_entry(
+            self, self.config, targets=self.targets, validated_at=self._validated_at, plan=self._plan()
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
