@@ -128,9 +128,15 @@ class JointUMAP(pl.Callback):
         cluster = KMeans(min(8, len(cell)), random_state=self.seed, n_init=3).fit_predict(cell)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # UMAP announces that a seed means one thread
-            points = UMAP(metric="cosine", random_state=self.seed, n_neighbors=15).fit_transform(
-                np.concatenate([image, cell])
-            )
+            # Numba, on which UMAP builds, sets OpenMP's threads for the whole process: with another number,
+            # sums round differently and nothing after it would be equal to the bit.
+            threads = torch.get_num_threads()
+            try:
+                points = UMAP(metric="cosine", random_state=self.seed, n_neighbors=15).fit_transform(
+                    np.concatenate([image, cell])
+                )
+            finally:
+                torch.set_num_threads(threads)
         n = len(image)
         figure = joint_map(
             points,
