@@ -225,5 +225,5 @@ def test_the_recipe_trains_on_the_real_pair(shared_data: Path, tmp_path: Path) -
     ).trainer
     assert trainer.global_step == 2 * trainer.num_training_batches > 0
     assert len(trainer.datamodule.vocabulary) == 338
-    assert torch.get_num_threads() == threads  # which UMAP would change, and with it the last bits of all sums
+    assert torch.get_num_threads() == threads  # UMAP would change it, and the last bits of all sums
     assert all(torch.isfinite(value).all() for value in weights(trainer).values())
