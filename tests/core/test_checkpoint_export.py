@@ -27,6 +27,7 @@ from past_core.checkpoint import (
 )
 from past_core.cli import build_app
 from past_core.errors import PastError
+from past_core.remote import RemoteError
 from past_core.vocabulary import VocabularyError
 
 FILES = {"README.md", "config.json", "model.safetensors", "vocabulary.json"}
@@ -211,6 +212,16 @@ def test_which_checkpoint_of_a_run(tmp_path):
     assert "version_10 is the newest with a checkpoint of 4 versions" in chosen()[1]
     assert chosen(run / "version_9")[0] == begun_again
     assert chosen(run / "version_9" / "checkpoints")[0] == begun_again
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/mine", "gs://bucket/mine.safetensors"])
+def test_urls_are_refused_as_outputs(ckpt, output, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = past("export", ckpt, "-o", output)
+    assert result.exit_code == 1
+    assert isinstance(result.exception, RemoteError)
+    assert f"{output}: PAST reads from URLs and writes to local disk only" in str(result.exception)
+    assert not list(tmp_path.glob("*:*"))  # no folder of that name
 
 
 def test_verbs_take_run_folders(made, tmp_path):

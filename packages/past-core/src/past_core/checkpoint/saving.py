@@ -27,6 +27,7 @@ from past_core.checkpoint.folder import (
 from past_core.checkpoint.format import FORMAT, GENE_MEANS, KEY
 from past_core.checkpoint.loading import load_located
 from past_core.checkpoint.places import Located, locate
+from past_core.remote import require_local
 
 FILE_SUFFIXES = {".pt", ".pth", ".bin", ".ckpt", ".zip"}
 """Names that look like one file but are no container to share."""
@@ -115,11 +116,13 @@ def export_checkpoint(
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuses an output that is there, or a folder that is not ours to replace.
+    """Refuses a URL, an output that is there, or a folder that is not ours to replace.
 
     Raises:
+        RemoteError: a URL is given.
         CheckpointError: says which.
     """
+    require_local(path)
     if path.suffix.lower() in FILE_SUFFIXES:
         raise CheckpointError(
             f"{path}: expected X.safetensors for one file, or the name of a folder, not {path.suffix}"
