@@ -1,0 +1,1 @@
+"""Clusters of measured and of predicted expression, and how they correspond."""

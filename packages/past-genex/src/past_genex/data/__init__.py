@@ -1,0 +1,1 @@
+"""Slides, targets, regions and splits of expression prediction."""

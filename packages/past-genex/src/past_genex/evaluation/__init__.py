@@ -1,0 +1,1 @@
+"""Runs systems over splits, scores them, and says which differences are real."""

@@ -1,0 +1,1 @@
+"""Pictures: maps of genes, r by gene, clusters. Drawn without a display."""

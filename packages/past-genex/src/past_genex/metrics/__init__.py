@@ -1,0 +1,1 @@
+"""How well expression is predicted, streaming and mergeable, and whether two systems differ."""

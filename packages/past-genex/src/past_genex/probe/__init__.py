@@ -1,0 +1,1 @@
+"""The linear probe: its file, and its training by gradient."""

@@ -1,0 +1,1 @@
+"""Everything that predicts expression under the same splits and the same evaluator."""
