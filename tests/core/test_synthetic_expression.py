@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from past_core.synthetic.cohort import CANCER_TYPES, CELL_TYPES
+from past_core.synthetic.cohort import CANCER_TYPES, CELL_TYPES, SyntheticError
 from past_core.synthetic.expression import THETA, Expression, log_rates, simulate_expression
-from past_core.synthetic.panel import ALWAYS, PANEL_SIZE, all_genes, gene_model, panel
+from past_core.synthetic.panel import ALWAYS, PANEL_SIZE, GeneModel, all_genes, gene_model, panel
 from past_core.synthetic.tissue import Tissue, TissueConfig, simulate_tissue
 
 CONFIG = TissueConfig(patient="A", cancer_type="breast", seed=11, mpp=1.0)
@@ -190,3 +190,37 @@ def test_same_configuration_same_counts(tissue, expression):
     again = simulate_expression(tissue)
     assert (again.counts != expression.counts).nnz == 0
     assert again.features.equals(expression.features)
+
+
+def test_divergence_separates_cancer_types_more_than_patients_and_none_changes_nothing() -> None:
+    """The truth behind the counts is compared for one tissue under other configurations' gene programmes."""
+    tissue = simulate_tissue(TissueConfig(patient="A", cancer_type="breast", seed=3, size_um=160))
+    shared = panel("breast")["id"]
+    shared = shared[shared.isin(panel("lung")["id"])]
+
+    def rates(**changes: object) -> np.ndarray:
+        config = replace(tissue.config, **changes)
+        model = gene_model(config.cancer_type)
+        keep = model.genes["id"].isin(shared).to_numpy()
+        model = GeneModel(
+            model.genes[keep].reset_index(drop=True),
+            model.base[keep],
+            model.type_effect[:, keep],
+            model.loadings[:, keep],
+        )
+        rate = log_rates(replace(tissue, config=config), model)
+        return rate - rate.mean(axis=0)
+
+    def apart(a: np.ndarray, b: np.ndarray) -> float:
+        return float(np.sqrt(np.mean((a - b) ** 2)))
+
+    same = {"divergence": 0.0}
+    assert apart(rates(**same), rates(patient="B", **same)) == 0
+    assert apart(rates(**same), rates(cancer_type="lung", **same)) == 0
+    base = rates(divergence=1.0)
+    patient = apart(base, rates(divergence=1.0, patient="B"))
+    kind = apart(base, rates(divergence=1.0, cancer_type="lung"))
+    assert 0 < patient < kind
+    assert apart(rates(**same), rates(divergence=0.5)) < apart(rates(**same), base)
+    with pytest.raises(SyntheticError, match="divergence"):
+        TissueConfig(patient="A", cancer_type="breast", seed=3, divergence=3)

@@ -22,6 +22,7 @@ from scipy.spatial import cKDTree
 from scipy.special import logsumexp
 
 from past_core.synthetic.cohort import CELL_TYPES
+from past_core.synthetic.divergence import diverge
 from past_core.synthetic.expression import THETA, Expression
 from past_core.synthetic.looks import LOOKS
 from past_core.synthetic.panel import gene_model
@@ -163,7 +164,7 @@ def knowable(tissues: Sequence[Tissue], *, shrinkage: float = 30.0) -> Knowable:
 
 def read_log_rates(reader: LookReader, tissue: Tissue) -> np.ndarray:
     """Log shares of the slide's genes as the looks alone predict them, (N, G) float64."""
-    model = gene_model(tissue.config.cancer_type)
+    model = diverge(gene_model(tissue.config.cancer_type), tissue.config)
     probability, latents = reader.read(look_features(tissue))
     log = model.base + probability @ model.type_effect + latents @ model.loadings
     return log - logsumexp(log, axis=1, keepdims=True)

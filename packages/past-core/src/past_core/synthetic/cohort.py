@@ -138,6 +138,8 @@ class TissueConfig:
             image tells nothing about a cell's transcriptome. See `looks` for what each unit does.
         spacing_um: Mean distance between neighbouring cells outside immune aggregates, in µm.
         depth: Median counts of a cell.
+        divergence: In [0, 2]: how far the genes of a cancer type, and less so of a patient, depart from the
+            programme that all share, see `divergence`. At 0 what was learned on one serves every other.
 
     Raises:
         SyntheticError: A value is out of range.
@@ -151,6 +153,7 @@ class TissueConfig:
     morphology: float = 1.0
     spacing_um: float = 12.2
     depth: float = 180.0
+    divergence: float = 0.0
 
     def __post_init__(self) -> None:
         if self.cancer_type not in CANCER_TYPES:
@@ -168,6 +171,8 @@ class TissueConfig:
             raise SyntheticError(f"mpp is {self.mpp}; it must lie in [0.1, 2] µm per pixel")
         if not 8 <= self.spacing_um <= 40:
             raise SyntheticError(f"spacing_um is {self.spacing_um}; it must lie in [8, 40] µm")
+        if not 0 <= self.divergence <= 2:
+            raise SyntheticError(f"divergence is {self.divergence}; it must lie in [0, 2]")
         if not self.depth > 0:
             raise SyntheticError(f"depth is {self.depth}; it must be positive")
 
@@ -178,7 +183,9 @@ class TissueConfig:
         return side, side
 
 
-def cohort(n_patients: int = 5, *, seed: int = 0, morphology: float = 1.0) -> list[TissueConfig]:
+def cohort(
+    n_patients: int = 5, *, seed: int = 0, morphology: float = 1.0, divergence: float = 0.0
+) -> list[TissueConfig]:
     """Patients P1, P2, … whose cancer types go round breast, lung, colorectal, ovarian.
 
     With five patients of which the last two are held out, one of these is of a cancer type that training
@@ -188,11 +195,18 @@ def cohort(n_patients: int = 5, *, seed: int = 0, morphology: float = 1.0) -> li
         n_patients: How many.
         seed: Base seed of all.
         morphology: Strength of morphology, see `TissueConfig`.
+        divergence: How far cancer types and patients depart from the shared programme, see `TissueConfig`.
     """
     if n_patients < 1:
         raise SyntheticError(f"n_patients is {n_patients}; a cohort has at least one patient")
     kinds = tuple(CANCER_TYPES)
     return [
-        TissueConfig(patient=f"P{i + 1}", cancer_type=kinds[i % len(kinds)], seed=seed, morphology=morphology)
+        TissueConfig(
+            patient=f"P{i + 1}",
+            cancer_type=kinds[i % len(kinds)],
+            seed=seed,
+            morphology=morphology,
+            divergence=divergence,
+        )
         for i in range(n_patients)
     ]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from past_core.synthetic.divergence import diverge
 from past_core.synthetic.panel import RECEPTORS, GeneModel, gene_model
 from past_core.synthetic.seeding import generator
 from past_core.synthetic.tissue import Tissue
@@ -49,7 +50,7 @@ def log_rates(tissue: Tissue, model: GeneModel | None = None) -> np.ndarray:
         tissue: The slide.
         model: Genes to compute; by default the slide's own panel.
     """
-    model = gene_model(tissue.config.cancer_type) if model is None else model
+    model = diverge(gene_model(tissue.config.cancer_type) if model is None else model, tissue.config)
     cells = tissue.cells
     latent = cells[["state_1", "state_2", "programme"]].to_numpy()
     log = model.base + model.type_effect[cells["cell_type"].cat.codes.to_numpy()] + latent @ model.loadings

@@ -20,7 +20,8 @@ class Regions:
     """A partition of a slide's cells.
 
     Spatial regions are squares. The rim lets a buffer be left out: a cell of one region's interior is at
-    least `rim_um` away from every cell of every other region. Random regions are for showing what leakage adds.
+    least `rim_um` away from every cell of every other region. Random regions are for showing what leakage
+    adds.
 
     Attributes:
         kind: "spatial" or "random".

@@ -56,7 +56,7 @@ class Target:
         if not len(totals) or np.min(totals) <= 0:
             empty = int(np.count_nonzero(np.asarray(totals) <= 0))
             raise TargetError(
-                f"{empty} of {len(totals)} cells have no count; leave them out, they have no expression profile"
+                f"{empty} of {len(totals)} cells have no count; leave them out, they have no expression"
             )
         return {"median": float(np.median(totals)), "10k": 1e4, "none": None}[self.normalisation]
 
