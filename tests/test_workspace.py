@@ -65,6 +65,29 @@ def test_arrows_point_one_way_inside_core() -> None:
             assert not rooms & later, f"{path.relative_to(ROOT)} imports {sorted(rooms & later)}"
 
 
+def test_arrows_point_one_way_inside_genex() -> None:
+    genex = ROOT / "packages/past-genex/src/past_genex"
+    order = (
+        "data",
+        "metrics",
+        "statistics",
+        "figures",
+        "probe",
+        "systems",
+        "clusters",
+        "predict",
+        "evaluation",
+        "commands",
+    )
+    for number, room in enumerate(order):
+        files = sorted((genex / room).rglob("*.py"))
+        assert files
+        for path in files:
+            rooms = {name.split(".")[1] for name in imports(path) if name.startswith("past_genex.")}
+            backwards = rooms & set(order[number + 1 :])
+            assert not backwards, f"{path.relative_to(ROOT)} imports {sorted(backwards)}"
+
+
 def test_models_are_torch_only() -> None:
     for path in (ROOT / "packages/past-core/src/past_core/models").rglob("*.py"):
         assert not {name.split(".")[0] for name in imports(path)} & {"lightning", "pandas", "anndata"}
