@@ -132,7 +132,11 @@ def _score(
             continue
         column = union.get_indexer(genes)
         linear = isinstance(system, LinearSystem)
-        units = system.score(split, fold, genes) if linear else _from_predictions(split, system, fold, genes, target, collector)
+        units = (
+            system.score(split, fold, genes)
+            if linear
+            else _from_predictions(split, system, fold, genes, target, collector)
+        )
         if linear and collector is not None:
             wanted = genes[genes.isin(maps)]
             for number, cells, values in system.predict(split, fold, wanted):
@@ -166,7 +170,7 @@ def _from_predictions(
 ) -> dict[tuple[int, int], PairMoments]:
     """Moments of each test region, from predictions that come in pieces."""
     parts: dict[tuple[int, int], list[PairMoments]] = {}
-    seen = {number: 0 for number in fold.test}
+    seen = dict.fromkeys(fold.test, 0)
     for number, cells, values in system.predict(split, fold, genes):
         _check(split, system, fold, (number, cells, values), genes)
         seen[number] += len(cells)

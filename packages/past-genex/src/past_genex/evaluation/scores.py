@@ -49,7 +49,9 @@ class Scores:
     def __post_init__(self) -> None:
         shape = (len(self.units), len(self.genes))
         if self.moments.n.shape != shape:
-            raise ScoreError(f"moments of shape {self.moments.n.shape} for {shape[0]} units, {shape[1]} genes")
+            raise ScoreError(
+                f"moments of shape {self.moments.n.shape} for {shape[0]} units, {shape[1]} genes"
+            )
 
     def subset(self, genes: pd.Index) -> "Scores":
         """The same for some of the genes, in the given order; those that are not here are left out."""

@@ -1,0 +1,93 @@
+"""Predictions of whole slides, kept for a few genes: for ranks, spatial autocorrelation and pictures."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from past_genex.data.targets import Target
+from past_genex.evaluation.scores import nanmean
+from past_genex.metrics.pairs import PairMoments
+
+if TYPE_CHECKING:
+    from past_genex.data.splits import Fold, Split
+
+
+class MapCollector:
+    """Collects out-of-fold predictions of some genes, slide by slide.
+
+    Args:
+        split: the split.
+        target: what is predicted.
+        genes: the genes to keep.
+    """
+
+    def __init__(self, split: "Split", target: Target, genes: pd.Index) -> None:
+        self._split, self._target, self.genes = split, target, genes
+        self._predicted: dict[int, np.ndarray] = {}
+        self._fold: dict[int, np.ndarray] = {}
+
+    def add(self, fold: "Fold", number: int, cells: np.ndarray, values: np.ndarray, genes: pd.Index) -> None:
+        """Takes `(n, len(genes))` predictions of some cells; genes that are not kept are left out."""
+        n = self._split.slides[number].n_cells
+        if number not in self._predicted:
+            self._predicted[number] = np.full((n, len(self.genes)), np.nan, np.float32)
+            self._fold[number] = np.full(n, -1)
+        column = genes.get_indexer(self.genes)
+        kept = np.flatnonzero(column >= 0)
+        self._predicted[number][np.ix_(cells, kept)] = values[:, column[kept]]
+        self._fold[number][cells] = [f.name for f in self._split.folds].index(fold.name)
+
+    def slide(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Cells of a slide that were predicted, their `(n, G)` predictions and truths over `genes`."""
+        cells = np.flatnonzero(self._fold[number] >= 0)
+        truth = self._split.slides[number].expression(self._target, self.genes, cells)
+        return cells, self._predicted[number][cells].astype(np.float64), truth
+
+    def figures(self, union: pd.Index) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
+        """Figures of every slide over all genes, NaN for those that are not kept.
+
+        Returns:
+            "spearman" (mean over the folds of a slide's cells), "moran_truth" and "moran_prediction" (over
+            the slide's predicted cells), each `(S, len(union))`; and the slides.
+        """
+        from past_genex.metrics.spatial import morans_i, spatial_weights
+
+        rows, names = [], ("spearman", "moran_truth", "moran_prediction")
+        figures: dict[str, list[np.ndarray]] = {name: [] for name in names}
+        column = union.get_indexer(self.genes)
+        for number in sorted(self._predicted):
+            slide = self._split.slides[number]
+            cells, predicted, truth = self.slide(number)
+            folds = self._fold[number][cells]
+            ranks = nanmean(
+                np.stack([spearman(predicted[folds == f], truth[folds == f]) for f in np.unique(folds)])
+            )
+            weights = spatial_weights(slide.xy_um[cells])
+            for name, values in zip(
+                names, (ranks, morans_i(truth, weights), morans_i(predicted, weights)), strict=True
+            ):
+                wide = np.full(len(union), np.nan)
+                wide[column[column >= 0]] = values[column >= 0]
+                figures[name].append(wide)
+            rows.append((slide.name, slide.patient, slide.cancer_type))
+        table = pd.DataFrame(rows, columns=["slide", "patient", "cancer_type"])
+        return {name: np.array(values).reshape(-1, len(union)) for name, values in figures.items()}, table
+
+
+def spearman(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """`(G,)` Spearman's rank correlation by gene, ties at their mean rank; constant genes as in r.
+
+    Args:
+        predicted: `(N, G)`; a NaN column is a gene without a prediction: NaN.
+        truth: `(N, G)`; a NaN column is a gene that is not measured: NaN.
+    """
+    missing = np.isnan(predicted).any(axis=0) | np.isnan(truth).any(axis=0)
+    out = np.full(predicted.shape[1], np.nan)
+    if len(predicted) > 1 and not missing.all():
+        known = np.flatnonzero(~missing)
+        out[known] = PairMoments.of(
+            rankdata(predicted[:, known], axis=0), rankdata(truth[:, known], axis=0)
+        ).r
+    return out
