@@ -13,6 +13,9 @@ from past_genex.metrics.pairs import PairMoments
 if TYPE_CHECKING:
     from past_genex.data.splits import Fold, Split
 
+MIN_CELLS = 20
+"""Cells of a fold up to which its Moran's I is left out."""
+
 
 class MapCollector:
     """Collects out-of-fold predictions of some genes, slide by slide.
@@ -45,15 +48,26 @@ class MapCollector:
         truth = self._split.slides[number].expression(self._target, self.genes, cells)
         return cells, self._predicted[number][cells].astype(np.float64), truth
 
+    @staticmethod
+    def _fold_figures(
+        xy_um: np.ndarray, cells: np.ndarray, predicted: np.ndarray, truth: np.ndarray, here: np.ndarray
+    ) -> np.ndarray:
+        """`(3, G)` Spearman, Moran's I of truth and of prediction over the cells of one fold."""
+        from past_genex.metrics.spatial import morans_i, spatial_weights
+
+        ranks = spearman(predicted[here], truth[here])
+        if np.count_nonzero(here) <= MIN_CELLS:
+            return np.stack([ranks, np.full_like(ranks, np.nan), np.full_like(ranks, np.nan)])
+        weights = spatial_weights(xy_um[cells[here]])
+        return np.stack([ranks, morans_i(truth[here], weights), morans_i(predicted[here], weights)])
+
     def figures(self, union: pd.Index) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
         """Figures of every slide over all genes, NaN for those that are not kept.
 
         Returns:
-            "spearman" (mean over the folds of a slide's cells), "moran_truth" and "moran_prediction" (over
-            the slide's predicted cells), each `(S, len(union))`; and the slides.
+            "spearman", "moran_truth" and "moran_prediction", each `(S, len(union))`, means over the folds of
+            a slide's cells; and the slides.
         """
-        from past_genex.metrics.spatial import morans_i, spatial_weights
-
         rows, names = [], ("spearman", "moran_truth", "moran_prediction")
         figures: dict[str, list[np.ndarray]] = {name: [] for name in names}
         column = union.get_indexer(self.genes)
@@ -61,13 +75,9 @@ class MapCollector:
             slide = self._split.slides[number]
             cells, predicted, truth = self.slide(number)
             folds = self._fold[number][cells]
-            ranks = nanmean(
-                np.stack([spearman(predicted[folds == f], truth[folds == f]) for f in np.unique(folds)])
-            )
-            weights = spatial_weights(slide.xy_um[cells])
-            for name, values in zip(
-                names, (ranks, morans_i(truth, weights), morans_i(predicted, weights)), strict=True
-            ):
+            # Fold by fold: offsets between the models of two folds would look like structure in space.
+            parts = [self._fold_figures(slide.xy_um, cells, predicted, truth, folds == f) for f in set(folds)]
+            for name, values in zip(names, nanmean(np.array(parts)), strict=True):
                 wide = np.full(len(union), np.nan)
                 wide[column[column >= 0]] = values[column >= 0]
                 figures[name].append(wide)

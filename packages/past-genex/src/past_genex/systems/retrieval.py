@@ -122,7 +122,7 @@ class Retrieval:
             raise SystemUnavailableError(
                 f"{image.name} has no joint space of images and cells; retrieval needs a checkpoint of PAST"
             )
-        self.name = f"retrieval {image.name}"
+        self.name = f"retrieval:{image.name}"
         self._features = EncoderFeatures(image, surroundings)
         self._cell, self._surroundings, self.k = cell, surroundings, k
 
