@@ -1,6 +1,6 @@
 """How sure a mean r is, and whether two systems differ: bootstrap, Wilcoxon, Holm."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,22 +42,42 @@ def bootstrap(scores: Scores, *, draws: int = DRAWS, seed: int = 0) -> Interval:
         draws: B.
         seed: of the draws.
     """
-    weights, over = _weights(scores, draws, np.random.default_rng(seed))
-    folds = list(scores.units.groupby("fold", sort=False).indices.values())
-    parts = [scores.moments[rows] for rows in folds]
-    made = np.empty(draws)
-    for b, w in enumerate(weights):
-        r = np.stack([part.merged(weights=w[rows]).r for part, rows in zip(parts, folds, strict=True)])
-        share = np.array([w[rows].mean() for rows in folds])[:, None]
-        known = ~np.isnan(r) & (share > 0)
-        n = (share * known).sum(axis=0)
-        means = np.where(n > 0, (np.where(known, r, 0) * share).sum(axis=0) / np.maximum(n, 1e-12), np.nan)
-        made[b] = nanmean(means)
+    over, drawn = _drawn(scores, draws, seed)
+    made = np.array([nanmean(r) for r in drawn])
     value = float(nanmean(scores.pooled()))
     if np.isnan(made).all():
         return Interval(value, np.nan, np.nan, over, made)
     low, high = np.nanpercentile(made, [2.5, 97.5])
     return Interval(value, float(low), float(high), over, made)
+
+
+def gene_intervals(scores: Scores, *, draws: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray, str]:
+    """`(G,)` 2.5 % and 97.5 % quantiles of every gene's pooled r, and what was drawn; see `bootstrap`."""
+    over, drawn = _drawn(scores, draws, seed)
+    made = np.array(list(drawn))
+    known = ~np.isnan(made).all(axis=0)
+    low, high = np.full(made.shape[1], np.nan), np.full(made.shape[1], np.nan)
+    if known.any():
+        low[known], high[known] = np.nanpercentile(made[:, known], [2.5, 97.5], axis=0)
+    return low, high, over
+
+
+def _drawn(scores: Scores, draws: int, seed: int) -> tuple[str, Iterator[np.ndarray]]:
+    """What is drawn, and `(G,)` pooled r of every draw."""
+    weights, over = _weights(scores, draws, np.random.default_rng(seed))
+    folds = list(scores.units.groupby("fold", sort=False).indices.values())
+    parts = [scores.moments[rows] for rows in folds]
+
+    def each() -> Iterator[np.ndarray]:
+        for w in weights:
+            r = np.stack([part.merged(weights=w[rows]).r for part, rows in zip(parts, folds, strict=True)])
+            share = np.array([w[rows].mean() for rows in folds])[:, None]
+            known = ~np.isnan(r) & (share > 0)
+            n = np.where(known, share, 0.0).sum(axis=0)
+            total = np.where(known, r * share, 0.0).sum(axis=0)
+            yield np.where(n > 0, total / np.maximum(n, 1e-12), np.nan)
+
+    return over, each()
 
 
 def _weights(scores: Scores, draws: int, stream: np.random.Generator) -> tuple[np.ndarray, str]:

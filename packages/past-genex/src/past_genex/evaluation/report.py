@@ -178,13 +178,13 @@ def tables(content: Mapping[str, Any]) -> "list[Table]":
         for row in entry["systems"]:
             table.add_row(
                 row["system"],
-                number(row["r"]),
-                f"{number(row['low'])} to {number(row['high'])}",
-                number(row["r_per_slide"]),
-                number(row["sd_over_types"]),
-                number(row.get("spearman")),
-                number(row["r2"]),
-                number(row.get("moran_r")),
+                digits(row["r"]),
+                f"{digits(row['low'])} to {digits(row['high'])}",
+                digits(row["r_per_slide"]),
+                digits(row["sd_over_types"]),
+                digits(row.get("spearman")),
+                digits(row["r2"]),
+                digits(row.get("moran_r")),
                 f"{row['genes']}" + (f" ({row['constant']} constant)" if row["constant"] else ""),
             )
         out.append(table)
@@ -193,7 +193,7 @@ def tables(content: Mapping[str, Any]) -> "list[Table]":
         patients = list(dict.fromkeys(p for row in first["systems"] for p in row["by_patient"]))
         table = Table("system", *patients, title=f"{content['split']}: r within slides, by patient")
         for row in first["systems"]:
-            table.add_row(row["system"], *(number(row["by_patient"].get(patient)) for patient in patients))
+            table.add_row(row["system"], *(digits(row["by_patient"].get(patient)) for patient in patients))
         out.append(table)
         if first["differences"]:
             table = Table(
@@ -203,8 +203,8 @@ def tables(content: Mapping[str, Any]) -> "list[Table]":
             for d in first["differences"]:
                 table.add_row(
                     f"{d['first']} - {d['second']}",
-                    number(d["value"]),
-                    f"{number(d['low'])} to {number(d['high'])}",
+                    digits(d["value"]),
+                    f"{digits(d['low'])} to {digits(d['high'])}",
                     f"{d['p_genes_holm']:.2g}",
                     "fewer than 6 slides" if np.isnan(d["p_slides"]) else f"{d['p_slides_holm']:.2g}",
                 )
@@ -212,7 +212,7 @@ def tables(content: Mapping[str, Any]) -> "list[Table]":
     return out
 
 
-def number(value: float | None) -> str:
+def digits(value: float | None) -> str:
     """Three digits, or a dash."""
     return "-" if value is None or not np.isfinite(value) else f"{value:.3f}"
 
