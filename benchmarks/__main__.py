@@ -12,7 +12,7 @@ from benchmarks import tasks
 
 def main() -> int:
     """Runs the benchmarks named on the command line; 1 when a goal of the profile is missed."""
-    names = sorted(module.name for module in pkgutil.iter_modules(tasks.__path__))
+    names = sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(tasks.__path__))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("name", nargs="?", choices=names, help="one benchmark; all without")
     parser.add_argument("--profile", choices=["ci", "full"], default="full", help="small, or as reported")
@@ -22,7 +22,8 @@ def main() -> int:
 
     missed = []
     for name in [arguments.name] if arguments.name else names:
-        report = importlib.import_module(f"benchmarks.tasks.{name}").run(arguments.profile, arguments.data)
+        module = importlib.import_module(f"benchmarks.tasks.{name.replace('-', '_')}")
+        report = module.run(arguments.profile, arguments.data)
         report.show()
         report.write()
         if not report.passed:

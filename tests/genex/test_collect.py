@@ -1,4 +1,4 @@
-"""One pass over a slide gives the statistics of every part; the folder is whole, keyed, and refuses others."""
+"""One pass gives the statistics of every part; the folder is whole, keyed, and refuses others."""
 
 import json
 import logging
