@@ -22,7 +22,7 @@ def batch_moments(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray,
         `(6, G)` float64: n, means of predictions and truths, pp, tt, pt; and the first gene with a prediction
         that is not finite where the truth is measured, or with an infinite truth; -1 where there is none.
     """
-    n, genes = predicted.shape
+    genes = predicted.shape[1]
     out = np.zeros((6, genes))
     bad = -1
     for start in range(0, genes, BLOCK):

@@ -5,8 +5,14 @@ from typing import Self
 
 import numpy as np
 
+from past_core.errors import PastError
+
 CONSTANT = 1e-12
 """A gene is constant where its sum of squared deviations is below this share of its sum of squares."""
+
+
+class PairError(PastError, ValueError):
+    """Values of which no moments can be taken."""
 
 
 @dataclass(frozen=True)
@@ -37,22 +43,29 @@ class PairMoments:
         """Moments of `(N, G)` predictions and truths; NaN truths (a gene not measured) must fill a column.
 
         Two passes: means first, then deviations.
+
+        Raises:
+            PairError: shapes that differ, or a measured gene with a value that is not finite.
         """
         predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
+        if predicted.shape != truth.shape or truth.ndim != 2:
+            raise PairError(
+                f"predictions of shape {predicted.shape} and truths of {truth.shape}; expected both (cells, genes)"
+            )
         measured = ~np.isnan(truth).all(axis=0) if len(truth) else np.zeros(truth.shape[1], bool)
         n = np.where(measured, float(len(truth)), 0.0)
         mean_p = np.where(measured, predicted.mean(axis=0), 0.0) if len(truth) else np.zeros(len(n))
         mean_t = np.where(measured, truth.mean(axis=0), 0.0) if len(truth) else np.zeros(len(n))
         p = np.where(measured, predicted - mean_p, 0.0)
         t = np.where(measured, truth - mean_t, 0.0)
-        return cls(
-            n,
-            mean_p,
-            mean_t,
-            np.einsum("ng,ng->g", p, p),
-            np.einsum("ng,ng->g", t, t),
-            np.einsum("ng,ng->g", p, t),
-        )
+        pp, tt = np.einsum("ng,ng->g", p, p), np.einsum("ng,ng->g", t, t)
+        bad = np.flatnonzero(~np.isfinite(pp + tt))
+        if len(bad):
+            raise PairError(
+                f"{len(bad)} of {len(n)} genes, such as column {bad[0]}, have predictions or truths that are NaN "
+                "or infinite; a gene that is not measured is NaN in every cell"
+            )
+        return cls(n, mean_p, mean_t, pp, tt, np.einsum("ng,ng->g", p, t))
 
     def __getitem__(self, key: object) -> Self:
         return type(self)(*(getattr(self, f.name)[key] for f in fields(self)))
@@ -104,7 +117,7 @@ class PairMoments:
         varies and the prediction does not, for a constant prediction tells nothing.
         """
         with np.errstate(invalid="ignore", divide="ignore"):
-            r = np.clip(self.pt / np.sqrt(self.pp * self.tt), -1.0, 1.0)
+            r = np.clip(self.pt / (np.sqrt(self.pp) * np.sqrt(self.tt)), -1.0, 1.0)
         r = np.where(self.constant_prediction, 0.0, r)
         return np.where(self.constant_truth, np.nan, r)
 

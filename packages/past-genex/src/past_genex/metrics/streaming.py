@@ -72,8 +72,8 @@ class PearsonByGene(Metric):
                 batch, bad = _batch_moments(predictions, truth)
             if bad >= 0:
                 raise StreamingError(
-                    f"gene {bad} (column) has a prediction that is not finite where the truth is measured, or "
-                    "an infinite truth; NaN truth alone means not measured"
+                    f"gene {bad} (column) has a prediction that is not finite where the truth is measured, "
+                    "or an infinite truth; NaN truth alone means not measured"
                 )
             self.moments = merge_states(torch.stack([self.moments, batch.to(self.moments.device)]))
 
