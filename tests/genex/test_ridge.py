@@ -14,6 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from past_genex.metrics.pairs import PairMoments
+from past_genex.statistics import selection
 from past_genex.statistics.left_out import leave_one_out
 from past_genex.statistics.model import LinearModel
 from past_genex.statistics.moments import Moments
@@ -131,10 +132,20 @@ def test_the_strength_chosen_is_that_of_refitting_and_predicting(groups) -> None
     assert_as_sklearn(model, cells, range(4), model.alpha)
 
 
-def test_many_groups_become_five_folds_of_whole_groups() -> None:
-    cells = Cells(7, slides=12, n=20, noise=5.0)
-    few = fit_ridge(cells.units([f"p{i // 2}" for i in range(12)]))
-    assert np.isin(few.relative_alpha, GRID).all()
+def test_many_groups_become_five_folds_of_whole_groups(monkeypatch) -> None:
+    cells, seen = Cells(7, slides=12, n=20, noise=5.0), []
+    original = selection._held_out_error
+
+    def watched(parts, strengths, *, intercept):
+        seen.append([part.n for part in parts])
+        return original(parts, strengths, intercept=intercept)
+
+    monkeypatch.setattr(selection, "_held_out_error", watched)
+    model = fit_ridge(cells.units([f"p{i // 2}" for i in range(12)]))
+    assert sorted(seen[0]) == [40, 40, 40, 40, 80]  # six patients of two slides of 20 cells
+    # Patients of equal size are dealt from the last to the first, each to the fold that has fewest cells.
+    folds = [[10, 11, 0, 1], [8, 9], [6, 7], [4, 5], [2, 3]]
+    np.testing.assert_allclose(model.relative_alpha, [slow_choice(cells, g, folds) for g in model.genes])
 
 
 def test_a_gene_of_one_slide_takes_the_median_strength(caplog) -> None:
