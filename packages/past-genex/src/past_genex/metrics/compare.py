@@ -200,7 +200,7 @@ def _columns(statistic: Statistic) -> list[str]:
 def _draws(
     units: pd.DataFrame, pairs: PairMoments, statistic: Statistic, resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, str]:
-    """How often each unit, and its patient, is drawn: `(1 + B, U)` each, the first row the units as they are."""
+    """How often each unit and its patient are drawn, `(1 + B, U)`; the first row is the units as they are."""
     if pairs.n.ndim != 2 or len(units) != len(pairs.n) or not len(units):
         raise CompareError(
             f"moments of shape {pairs.n.shape} for {len(units)} units; expected (units, genes)"
@@ -258,7 +258,9 @@ def _means(
 
 
 def weighted_r(pairs: PairMoments, weights: np.ndarray) -> np.ndarray:
-    """r of units merged under many weights, as `pairs.merged(weights=w).r` for each row w, by matrix products.
+    """Pearson's r of units merged under many weights: `pairs.merged(weights=w).r` for each row w.
+
+    By matrix products, for thousands of weights at once.
 
     Args:
         pairs: `(U, G)`.

@@ -50,7 +50,7 @@ class PairMoments:
         predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
         if predicted.shape != truth.shape or truth.ndim != 2:
             raise PairError(
-                f"predictions of shape {predicted.shape} and truths of {truth.shape}; expected both (cells, genes)"
+                f"predictions of shape {predicted.shape}, truths of {truth.shape}; expected (cells, genes)"
             )
         measured = ~np.isnan(truth).all(axis=0) if len(truth) else np.zeros(truth.shape[1], bool)
         n = np.where(measured, float(len(truth)), 0.0)
@@ -62,8 +62,8 @@ class PairMoments:
         bad = np.flatnonzero(~np.isfinite(pp + tt))
         if len(bad):
             raise PairError(
-                f"{len(bad)} of {len(n)} genes, such as column {bad[0]}, have predictions or truths that are NaN "
-                "or infinite; a gene that is not measured is NaN in every cell"
+                f"{len(bad)} of {len(n)} genes, such as column {bad[0]}, have predictions or truths that are "
+                "NaN or infinite; a gene that is not measured is NaN in every cell"
             )
         return cls(n, mean_p, mean_t, pp, tt, np.einsum("ng,ng->g", p, t))
 
