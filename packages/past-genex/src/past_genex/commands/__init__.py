@@ -4,7 +4,7 @@ import importlib
 
 import typer
 
-VERBS = ("genex", "probe")
+VERBS = ("cluster", "genex", "probe")
 """`past_genex.commands.VERB` holds a function of the same name."""
 
 
