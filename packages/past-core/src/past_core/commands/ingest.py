@@ -52,6 +52,10 @@ def ingest(
     name: Annotated[str | None, typer.Option(help="The slide's name. Default: the output's.")] = None,
     patient: Annotated[str | None, typer.Option(help="Slides of one patient are never split apart.")] = None,
     cancer_type: Annotated[str | None, typer.Option(help="Such as breast.")] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(help="Table (.csv, .tsv, .parquet) of cell ids and reference annotations."),
+    ] = None,
     k: Annotated[int, typer.Option(min=1, help="Neighbours of each cell.")] = 8,
     max_outside: Annotated[
         float | None,
@@ -93,6 +97,10 @@ def ingest(
     data.name = name or output.stem
     data.patient = patient
     data.cancer_type = cancer_type
+    if annotations is not None:
+        from past_core.ingest.annotations import add_annotations
+
+        add_annotations(data, annotations)
     _write(data, output, overwrite=overwrite, k=k, **limit)
     _summary(output)
 
@@ -171,5 +179,16 @@ def _summary(output: Path) -> None:
         typer.echo(
             f"{orthologs['mapped']} of {orthologs['mouse']} mouse genes have a one-to-one human ortholog; "
             f"{orthologs['unmapped']} keep their mouse id"
+        )
+    annotations = description["report"].get("annotations")
+    if annotations:
+        columns = (
+            f"{name} ({found['categories']} kinds, {found['unannotated']:,} cells without)"
+            for name, found in annotations["columns"].items()
+        )
+        typer.echo(
+            f"Annotations of {annotations['matched']:,} of {description['cells']:,} cells: "
+            + ", ".join(columns)
+            + (f"; {annotations['unknown_ids']:,} ids are no cell's" if annotations["unknown_ids"] else "")
         )
     typer.echo(f"Next: lightning fit -c recipes/pretrain.yaml --data.slides '[{output}]'")

@@ -22,13 +22,14 @@ from pathlib import Path
 import platformdirs
 
 from past_core.errors import PastError
+from past_core.synthetic.cohort import SyntheticError
 from past_core.synthetic.tissue import TissueConfig, cohort
 
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "PAST_CACHE"
 WORKERS = 2
-INGEST_VERSION = 1
+INGEST_VERSION = 2
 """Raised whenever ingest writes another store of the same bundle without a new store format."""
 
 
@@ -41,9 +42,13 @@ def default_slides(
     morphology: float = 1.0,
     cache: Path | str | None = None,
     patients: int = 5,
+    first: int = 1,
     size_um: float | None = None,
+    divergence: float = 0.0,
 ) -> list[Path]:
     """The slide stores of the synthetic patients P1, P2, …; made where they are not in the cache yet.
+
+    The simulator's cell types are their reference annotation, `obs["cell_type"]`.
 
     Making five takes about a minute on two cores. A slide appears under its name only when it is complete;
     callers at the same time wait for one another. The cache is keyed by the simulator's code and the
@@ -53,7 +58,9 @@ def default_slides(
         morphology: Strength of morphology in [0, 1], see `TissueConfig`.
         cache: Folder of the cache; by default `PAST_CACHE`, else the user's cache folder.
         patients: How many patients.
+        first: Number of the first; a patient is the same whoever else is asked for.
         size_um: Side of the section in µm, where it shall differ from the default.
+        divergence: How far cancer types and patients depart from the shared programme, see `TissueConfig`.
 
     Returns:
         One store for each patient, in their order.
@@ -62,7 +69,9 @@ def default_slides(
         DefaultSlidesError: The cache cannot be written or making a slide failed.
         SyntheticError: The configuration is out of range.
     """
-    configs = cohort(patients, morphology=morphology)
+    if first < 1 or patients < 1:
+        raise SyntheticError(f"{patients} patients from number {first} on; expected at least one, from 1 on")
+    configs = cohort(first + patients - 1, morphology=morphology, divergence=divergence)[first - 1 :]
     if size_um is not None:
         configs = [dataclasses.replace(config, size_um=size_um) for config in configs]
     root = cache_folder(cache) / "synthetic"
@@ -95,6 +104,7 @@ def make_slide(config: TissueConfig, path: Path) -> None:
         path: The store to make; a damaged one in its place is replaced.
     """
     path.parent.mkdir(parents=True, exist_ok=True)  # before the work, in case it cannot be
+    from past_core.ingest.annotations import add_annotations
     from past_core.ingest.write import StoreExistsError, write_store
     from past_core.ingest.xenium import read_bundle
     from past_core.synthetic.bundle import write_bundle
@@ -108,6 +118,7 @@ def make_slide(config: TissueConfig, path: Path) -> None:
         slide = read_bundle(
             bundle, he, name=config.patient, patient=config.patient, cancer_type=config.cancer_type
         )
+        add_annotations(slide, bundle / "truth.parquet", columns=["cell_type"])
         if path.exists() and not _is_whole(path):
             shutil.rmtree(path)
         try:
