@@ -19,7 +19,7 @@ class PredictedCells:
     """Predicted expression as `past cluster` needs it.
 
     Attributes:
-        values: `(M, G)` on the log scale.
+        expression: `(M, G)` on the log scale.
         cell_ids: `(M,)` str.
         genes: `(G,)` ids.
         r: `(G,)` held-out r, NaN where unknown; None where the prediction states none.
@@ -29,7 +29,7 @@ class PredictedCells:
         source: where it came from, for messages.
     """
 
-    values: np.ndarray
+    expression: np.ndarray
     cell_ids: np.ndarray
     genes: pd.Index
     r: np.ndarray | None = None
@@ -99,7 +99,8 @@ def choose_genes(
     if not len(shared):
         raise ClusterError(
             f"{slide.store.path} ({len(slide.genes)} genes, such as {slide.genes[0]!r}) and "
-            f"{predicted.source} ({len(predicted.genes)} genes{_example(predicted.genes)}) share no gene; both need the same ids"
+            f"{predicted.source} ({len(predicted.genes)} genes{_example(predicted.genes)}) share no gene; "
+            "both need the same ids"
         )
     if min_r is None:
         return shared
@@ -121,9 +122,9 @@ def read_predicted(path: Path) -> PredictedCells:
     """Reads predicted expression from a store or a table.
 
     Args:
-        path: a SpatialData store with one table of predictions, or an AnnData (`.h5ad`, `.zarr`). Cell ids are
-            `obs["cell_id"]` or the names of the rows, genes the names of the columns, `var["r"]` their held-out
-            r, `obsm["spatial"]` level-0 pixels, `uns["past"]` the manifest.
+        path: a SpatialData store with one table of predictions, or an AnnData (`.h5ad`, `.zarr`). Cell ids
+            are `obs["cell_id"]` or the names of the rows, genes the names of the columns, `var["r"]` their
+            held-out r, `obsm["spatial"]` level-0 pixels, `uns["past"]` the manifest.
 
     Raises:
         ClusterError: not such a file, several tables, genes that appear twice.
@@ -143,7 +144,7 @@ def read_predicted(path: Path) -> PredictedCells:
         raise ClusterError(f"{path}: gene {genes[genes.duplicated()][0]!r} appears more than once")
     manifest = table.uns.get("past", {})
     values = table.X.toarray() if hasattr(table.X, "toarray") else np.asarray(table.X)
-    ids = table.obs["cell_id"] if "cell_id" in table.obs else table.obs_names
+    ids = table.obs.get("cell_id", table.obs_names)
     return PredictedCells(
         values,
         np.asarray(ids).astype(str),

@@ -117,7 +117,7 @@ def cluster(
     values = None
     if prediction is not None:
         rows = match_cells(slide, prediction)[used]
-        values = prediction.values[np.ix_(rows, prediction.genes.get_indexer(chosen))]
+        values = prediction.expression[np.ix_(rows, prediction.genes.get_indexer(chosen))]
     column = labels or ("cell_type" if "cell_type" in slide.store.obs else None)
     annotation = None if column is None else slide.annotation(column).iloc[used]
     found = None
