@@ -131,7 +131,7 @@ def pictures(comparison: ClusterComparison, xy_um: np.ndarray, *, name: str) -> 
     figures = {}
     if right is not None:
         best = match.best
-        groups["predicted clusters, coloured as the measured ones they match"] = (
+        groups["predicted clusters\n(colour of the measured cluster they match)"] = (
             right.clustering.labels.astype(str)
         )
         colours[list(groups)[-1]] = {

@@ -169,14 +169,12 @@ def _retrieve(
     """`(N,)` labels by retrieval from other slides' annotated transcriptomes."""
     import numpy as np
 
-    from past_core.encoders import load_encoders
+    from past_core.encoders import load_encoders, resolve_device
     from past_genex.clusters.agreement import known
     from past_genex.clusters.leiden import ClusterError
     from past_genex.clusters.transfer import retrieve_labels
+    from past_genex.data.features import joint_features, slide_features
     from past_genex.data.slides import ExpressionSlide
-    from past_genex.systems.base import Surroundings
-    from past_genex.systems.features import EncoderFeatures
-    from past_genex.systems.retrieval import cell_vectors
 
     banks = [ExpressionSlide(path) for path in references]
     for bank in banks:
@@ -189,12 +187,12 @@ def _retrieve(
     image, cell = load_encoders(encoder, "joint")
     if cell is None:
         raise ClusterError(f"{encoder} encodes images only; retrieval needs a checkpoint of PAST")
-    surroundings = Surroundings(device=device)
-    vectors = np.concatenate([cell_vectors(bank, cell, surroundings) for bank in banks])
+    image.to(resolve_device(device))
+    cell.to(resolve_device(device))
+    vectors = np.concatenate([joint_features(bank, cell) for bank in banks])
     names = np.concatenate(annotations)
     usable = np.isfinite(vectors).all(axis=1)
-    queries = EncoderFeatures(image, surroundings).of(slide)
-    return retrieve_labels(np.asarray(queries), vectors[usable], names[usable], k=k)[0]
+    return retrieve_labels(slide_features(slide, image), vectors[usable], names[usable], k=k)[0]
 
 
 def _print(comparison: "ClusterComparison", symbols: "pd.Series") -> None:
