@@ -56,8 +56,9 @@ class PairMoments:
         n = np.where(measured, float(len(truth)), 0.0)
         mean_p = np.where(measured, predicted.mean(axis=0), 0.0) if len(truth) else np.zeros(len(n))
         mean_t = np.where(measured, truth.mean(axis=0), 0.0) if len(truth) else np.zeros(len(n))
-        p = np.where(measured, predicted - mean_p, 0.0)
-        t = np.where(measured, truth - mean_t, 0.0)
+        with np.errstate(invalid="ignore"):
+            p = np.where(measured, predicted - mean_p, 0.0)
+            t = np.where(measured, truth - mean_t, 0.0)
         pp, tt = np.einsum("ng,ng->g", p, p), np.einsum("ng,ng->g", t, t)
         bad = np.flatnonzero(~np.isfinite(pp + tt))
         if len(bad):
