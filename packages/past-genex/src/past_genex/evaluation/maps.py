@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from past_genex.data.targets import Target
 from past_genex.evaluation.scores import nanmean
-from past_genex.metrics.pairs import PairMoments
+from past_genex.metrics.rank import spearman
+from past_genex.metrics.spatial import morans_i, spatial_weights
 
 if TYPE_CHECKING:
     from past_genex.data.splits import Fold, Split
@@ -53,9 +53,9 @@ class MapCollector:
         xy_um: np.ndarray, cells: np.ndarray, predicted: np.ndarray, truth: np.ndarray, here: np.ndarray
     ) -> np.ndarray:
         """`(3, G)` Spearman, Moran's I of truth and of prediction over the cells of one fold."""
-        from past_genex.metrics.spatial import morans_i, spatial_weights
-
-        ranks = spearman(predicted[here], truth[here])
+        known = ~np.isnan(predicted[here]).any(axis=0)
+        ranks = np.full(len(known), np.nan)
+        ranks[known] = spearman(predicted[np.ix_(here, known)], truth[np.ix_(here, known)])
         if np.count_nonzero(here) <= MIN_CELLS:
             return np.stack([ranks, np.full_like(ranks, np.nan), np.full_like(ranks, np.nan)])
         weights = spatial_weights(xy_um[cells[here]])
@@ -84,20 +84,3 @@ class MapCollector:
             rows.append((slide.name, slide.patient, slide.cancer_type))
         table = pd.DataFrame(rows, columns=["slide", "patient", "cancer_type"])
         return {name: np.array(values).reshape(-1, len(union)) for name, values in figures.items()}, table
-
-
-def spearman(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """`(G,)` Spearman's rank correlation by gene, ties at their mean rank; constant genes as in r.
-
-    Args:
-        predicted: `(N, G)`; a NaN column is a gene without a prediction: NaN.
-        truth: `(N, G)`; a NaN column is a gene that is not measured: NaN.
-    """
-    missing = np.isnan(predicted).any(axis=0) | np.isnan(truth).any(axis=0)
-    out = np.full(predicted.shape[1], np.nan)
-    if len(predicted) > 1 and not missing.all():
-        known = np.flatnonzero(~missing)
-        out[known] = PairMoments.of(
-            rankdata(predicted[:, known], axis=0), rankdata(truth[:, known], axis=0)
-        ).r
-    return out

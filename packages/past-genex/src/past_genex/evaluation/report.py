@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from past_core.atomic import replacing
-from past_genex.evaluation.comparison import Interval, bootstrap, differences
+from past_genex.evaluation.comparison import differences, interval
 from past_genex.evaluation.run import Evaluation
 from past_genex.evaluation.scores import Scores, nanmean
+from past_genex.metrics.compare import Interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,7 +50,7 @@ def default_subsets(evaluation: Evaluation, genes: pd.Index) -> dict[str, pd.Ind
     return {name: subset for name, subset in subsets.items() if len(subset)}
 
 
-def summarise(scores: Scores, interval: Interval) -> dict[str, Any]:
+def summarise(scores: Scores, mean: Interval) -> dict[str, Any]:
     """One row: every figure of a system over its genes."""
     pooled = scores.pooled()
     types = scores.by("cancer_type")
@@ -59,10 +60,10 @@ def summarise(scores: Scores, interval: Interval) -> dict[str, Any]:
         "genes": int(np.isfinite(pooled).sum()),
         "constant": int(np.isnan(pooled).sum()),
         "unpredicted": scores.unpredicted,
-        "r": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "interval_over": interval.over,
+        "r": mean.estimate,
+        "low": mean.low,
+        "high": mean.high,
+        "interval_over": mean.resampled,
         "r_per_slide": float(nanmean(scores.per_slide())),
         "sd_over_types": float(types.std(ddof=1)) if len(types) > 1 else None,
         "r2": float(np.nanmedian(moments.r2)) if np.isfinite(moments.r2).any() else None,
@@ -105,7 +106,6 @@ def report(
     evaluation: Evaluation,
     *,
     subsets: Mapping[str, pd.Index] | None = None,
-    reference: str | None = None,
     ceiling: np.ndarray | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -114,7 +114,6 @@ def report(
     Args:
         evaluation: what came out.
         subsets: genes by name of the subset; by default `default_subsets`.
-        reference: compare every system with this one; all pairs by default.
         ceiling: `(G,)` highest r that count noise allows, by gene of the scores.
         seed: of the bootstrap.
     """
@@ -135,11 +134,11 @@ def report(
     genes = evaluation.scores[0].genes
     for name, subset in (default_subsets(evaluation, genes) if subsets is None else subsets).items():
         scores = [s.subset(subset) for s in evaluation.scores]
-        intervals = [bootstrap(s, seed=seed) for s in scores]
+        intervals = [interval(s, seed=seed) for s in scores]
         entry: dict[str, Any] = {
             "genes": len(scores[0].genes),
             "systems": [summarise(s, i) for s, i in zip(scores, intervals, strict=True)],
-            "differences": [vars(d) for d in differences(scores, intervals, reference=reference)],
+            "differences": differences(scores, seed=seed).to_dict("records"),
         }
         if ceiling is not None:
             here = ceiling[genes.get_indexer(scores[0].genes)]
@@ -200,13 +199,14 @@ def tables(content: Mapping[str, Any]) -> "list[Table]":
                 "systems", "difference of r", "95 % CI", "p genes (Holm)", "p slides (Holm)",
                 title=f"{content['split']}: paired differences",
             )  # fmt: skip
-            for d in first["differences"]:
+            best = first["systems"][0]["system"]
+            for d in (d for d in first["differences"] if best in (d["first"], d["second"])):
                 table.add_row(
                     f"{d['first']} - {d['second']}",
-                    digits(d["value"]),
+                    digits(d["difference"]),
                     f"{digits(d['low'])} to {digits(d['high'])}",
                     f"{d['p_genes_holm']:.2g}",
-                    "fewer than 6 slides" if np.isnan(d["p_slides"]) else f"{d['p_slides_holm']:.2g}",
+                    f"{d['p_slides_holm']:.2g} ({d['n_slides']} slides)",
                 )
             out.append(table)
     return out

@@ -4,20 +4,15 @@ As in BLEEP (Xie et al., "Spatially resolved gene expression prediction from his
 contrastive learning", NeurIPS 2023): the expression of the k most similar cells of the bank is averaged.
 """
 
-import hashlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from past_core.atomic import replacing
-from past_core.embed.output import source_key
-from past_core.embed.vectors import embed_counts
 from past_core.errors import PastError
-from past_core.synthetic.default import cache_folder
+from past_genex.data.features import joint_features
 from past_genex.systems.base import (
     Prediction,
     Surroundings,
@@ -31,7 +26,6 @@ from past_genex.systems.mean import training_mean
 if TYPE_CHECKING:
     from past_core.frozen import FrozenEncoder
     from past_core.frozen_cell import FrozenCellEncoder
-    from past_genex.data.slides import ExpressionSlide
     from past_genex.data.splits import Fold, Split
 
 QUERIES = 1024
@@ -42,33 +36,6 @@ BANK = 32768
 
 class RetrievalError(PastError, ValueError):
     """A number of retrieved cells that makes no sense."""
-
-
-def cell_vectors(
-    slide: "ExpressionSlide", cell: "FrozenCellEncoder", surroundings: Surroundings
-) -> np.ndarray:
-    """Embeddings of a slide's transcriptomes, made once and kept.
-
-    Returns:
-        `(N, dim)` float32; NaN for a cell without a count of a gene that the encoder knows.
-
-    Raises:
-        VocabularyError: the encoder knows none of the slide's genes.
-    """
-    key = hashlib.sha256(slide.rows.tobytes())
-    key.update(f"{cell.fingerprint} {source_key(slide.store.path)}".encode())
-    folder = cache_folder(surroundings.cache) / "genex" / "cells"
-    path = Path(folder) / f"{slide.name}-{key.hexdigest()[:24]}.npy"
-    if not path.is_file():
-        from past_core.encoders import resolve_device
-
-        cell.to(resolve_device(surroundings.device))
-        made = embed_counts(
-            slide.store, cell, slide.rows, surroundings.batch_size * 4, lambda done: None, None
-        )
-        with replacing(path) as temporary:
-            np.save(temporary, made)
-    return np.load(path, mmap_mode="r")
 
 
 def nearest(queries: np.ndarray, bank: np.ndarray, k: int) -> np.ndarray:
@@ -132,9 +99,17 @@ class Retrieval:
         Raises:
             SystemUnavailableError: the bank has fewer than k cells.
         """
+        from past_core.encoders import resolve_device
+
         bank, owners = [], []
+        self._cell.to(resolve_device(self._surroundings.device))
         for number, cells in require_training(split, fold, genes):
-            vectors = cell_vectors(split.slides[number], self._cell, self._surroundings)[cells]
+            vectors = joint_features(
+                split.slides[number],
+                self._cell,
+                cache=self._surroundings.cache,
+                batch_size=self._surroundings.batch_size,
+            )[cells]
             known = np.isfinite(vectors).all(axis=1)
             bank.append(vectors[known])
             owners.append((number, cells[known]))

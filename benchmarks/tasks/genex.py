@@ -1,0 +1,162 @@
+"""Does a linear probe on PAST's embeddings predict expression, and does the evaluation tell the truth?
+
+On synthetic patients whose truth is known: held-out regions of a patient are easier than held-out patients,
+and these easier than held-out cancer types; the pretrained encoder beats the same encoder untrained; nothing
+beats the best possible predictor; shuffled embeddings predict nothing. `--data her2st` runs real spots
+instead, see `benchmarks/her2st_study.py`.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.ceiling import ceiling
+from benchmarks.report import Report
+from past_core.encoders import load_encoders
+from past_core.ingest.layout import is_store
+from past_core.synthetic.cohort import SIMULATOR_VERSION, TissueConfig, cohort
+from past_core.synthetic.default import INGEST_VERSION, cache_folder, make_slide
+from past_genex.clusters import retrieve_labels, type_scores
+from past_genex.data.default import DIVERGENCE
+from past_genex.data.features import joint_features
+from past_genex.data.slides import ExpressionSlide
+from past_genex.data.targets import Target
+from past_genex.evaluation.report import digits, report
+from past_genex.evaluation.run import Evaluation, evaluate
+from past_genex.evaluation.scores import nanmean
+from past_genex.evaluation.settings import build_split, encoder_field_um
+from past_genex.systems.base import Surroundings
+from past_genex.systems.features import EncoderFeatures
+from past_genex.systems.registry import build_system
+
+SETTINGS = ("intra", "inter", "cross", "random")
+SYSTEMS = {
+    "full": ("ridge:demo", "untrained:demo", "retrieval:demo", "mean", "neighbours", "shuffled:demo"),
+    "ci": ("ridge:demo", "untrained:demo", "mean", "shuffled:demo"),
+}
+PATIENTS = {"full": range(5, 13), "ci": (5, 8, 9, 12)}
+"""P6 to P13, whom the demo encoder has not seen; in ci two of breast and two of lung cancer."""
+SIZE_UM = {"full": 625.0, "ci": 400.0}
+
+
+def run(profile: str, data: Path | None = None) -> Report:
+    """Evaluates every system under every setting.
+
+    Args:
+        profile: `full`, or `ci` with fewer and smaller slides and fewer systems.
+        data: "her2st", or its folder, for the real spots; by default the synthetic patients.
+    """
+    if data is not None:
+        from benchmarks.her2st_study import run_her2st
+
+        return run_her2st(profile, None if str(data) == "her2st" else data)
+    start = time.perf_counter()
+    configs, slides = patients(profile)
+    target = Target("median")
+    surroundings = Surroundings(target)
+    best, types = zip(*(ceiling(s, c, target) for s, c in zip(slides, configs, strict=True)), strict=True)
+    rim = encoder_field_um("demo")
+    rows: list[list[str]] = []
+    contents: dict[str, Any] = {}
+    r: dict[tuple[str, str], float] = {}
+    exceeded = 0
+    built = {name: build_system(name, surroundings) for name in SYSTEMS[profile]}
+    for setting in SETTINGS:
+        evaluation = evaluate(build_split(setting, slides, rim_um=rim), built.values(), target)
+        content = report(evaluation, subsets={"all": evaluation.scores[0].genes})
+        contents[setting] = content
+        exceeded += _above(evaluation, slides, best)
+        for row in content["subsets"]["all"]["systems"]:
+            r[setting, row["system"]] = row["r_per_slide"]
+            rows.append(
+                [
+                    setting + (" (LEAKS)" if setting == "random" else ""),
+                    row["system"],
+                    digits(row["r"]),
+                    f"{digits(row['low'])} to {digits(row['high'])}",
+                    digits(row["r_per_slide"]),
+                    digits(row["sd_over_types"]),
+                ]
+            )
+    top = float(np.mean([nanmean(values) for values in best]))
+    rows.append(["best possible", "expectation given the true rates", "", "", digits(top), ""])
+    rare = rare_types(slides, types, surroundings)
+    rows += [["rare type", name, f"F1 {digits(score)}", "", "", ""] for name, score in rare.items()]
+    shuffled = {setting: r[setting, "shuffled:demo"] for setting in SETTINGS}
+    checks = {
+        "intra >= inter >= cross": r["intra", "ridge:demo"]
+        >= r["inter", "ridge:demo"]
+        >= r["cross", "ridge:demo"],
+        "pretrained beats untrained": all(
+            r[setting, "ridge:demo"] > r[setting, "untrained:demo"] for setting in SETTINGS
+        ),
+        "below the ceiling": exceeded == 0 and all(value < top for value in r.values()),
+        "shuffled is 0": all(abs(value) < 0.02 for value in shuffled.values()),
+    }
+    missed = [name for name, held in checks.items() if not held]
+    seconds = time.perf_counter() - start
+    figure = ", ".join(f"{s} {r[s, 'ridge:demo']:.3f}" for s in SETTINGS)
+    return Report(
+        name="genex",
+        profile=profile,
+        columns=["setting", "system", "r", "95 % CI", "r within slides", "sd over types"],
+        rows=rows,
+        goal="r within slides: " + "; ".join(checks) + " within 0.02",
+        figure=f"{figure}; best possible {top:.3f}; {seconds:.0f} s"
+        + (f"; missed: {missed}" if missed else ""),
+        passed=not missed,
+        details={"checks": checks, "reports": contents, "rare_types": rare, "seconds": seconds},
+    )
+
+
+def patients(profile: str) -> tuple[list[TissueConfig], list[ExpressionSlide]]:
+    """The synthetic patients' configurations and slides, made once into the cache."""
+    every = cohort(13, divergence=DIVERGENCE)
+    configs = [dataclasses.replace(every[i], size_um=SIZE_UM[profile]) for i in PATIENTS[profile]]
+    slides = []
+    for config in configs:
+        parts = [SIMULATOR_VERSION, INGEST_VERSION, dataclasses.asdict(config)]
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        path = cache_folder() / "genex" / "benchmark" / key / f"{config.patient}.zarr"
+        if not is_store(path):
+            make_slide(config, path)
+        slides.append(ExpressionSlide(path))
+    return configs, slides
+
+
+def _above(evaluation: Evaluation, slides: list[ExpressionSlide], best: tuple[np.ndarray, ...]) -> int:
+    """Slides on which a system's mean r over genes is above the best possible predictor's."""
+    above = 0
+    for scores in evaluation.scores:
+        table, r = scores.slide_r()
+        for name, values in zip(table["slide"], r, strict=True):
+            number = next(i for i, slide in enumerate(slides) if slide.name == name)
+            known = slides[number].genes.get_indexer(scores.genes)
+            top = np.where(known >= 0, best[number][known], np.nan)
+            both = np.isfinite(top) & np.isfinite(values)
+            above += bool(values[both].mean() > top[both].mean())
+    return above
+
+
+def rare_types(
+    slides: list[ExpressionSlide], types: tuple[np.ndarray, ...], surroundings: Surroundings
+) -> dict[str, float]:
+    """F1 of the rare cell types where images take the labels of other patients' cells by retrieval."""
+    image, cell = load_encoders("demo", "joint")
+    images = EncoderFeatures(image, surroundings)
+    banks = [joint_features(slide, cell, cache=surroundings.cache) for slide in slides]
+    given, truth = [], []
+    for number, slide in enumerate(slides):
+        others = [i for i, other in enumerate(slides) if other.patient != slide.patient]
+        bank = np.concatenate([banks[i] for i in others])
+        labels = np.concatenate([types[i] for i in others])
+        known = np.isfinite(bank).all(axis=1)
+        given.append(retrieve_labels(np.asarray(images.of(slide)), bank[known], labels[known])[0])
+        truth.append(types[number])
+    scores = type_scores(np.concatenate(truth), np.concatenate(given))
+    return {name: float(scores.table.loc[name, "f1"]) for name in scores.rare}
