@@ -1,5 +1,6 @@
 """The settings of the paper as splits: within a patient, between patients, between cancer types."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,6 +13,8 @@ from past_genex.data.slides import ExpressionSlide
 
 REGIONS_ACROSS = 6
 """Regions along a slide's longer side where no size is given: enough to resample for an interval."""
+UNKNOWN = "unknown"
+"""The cancer type of slides whose ingest was told none: no type of its own."""
 LEAST_RIMS = 3
 """Least width of a region in rims."""
 
@@ -42,6 +45,8 @@ def intra_patient(
         SplitError: a slide is too small, or given twice.
     """
     slides = _checked(slides, least=1)
+    if not rim_um > 0:
+        raise SplitError(f"a buffer of {rim_um:g} µm; it must be at least as wide as the encoder's field")
     if folds < 2:
         raise SplitError(f"{folds} folds; at least 2 are needed, one to test and one to train on")
     regions = [_regions(slide, rim_um, region_um) for slide in slides]
@@ -61,7 +66,7 @@ def intra_patient(
 def inter_patient(slides: Sequence[ExpressionSlide], *, region_um: float | None = None) -> Split:
     """Each patient in turn, trained on the other patients of the same cancer type; union of genes.
 
-    Types with one patient are left out, by name.
+    Types with one patient, and slides without a type, are left out, by name.
 
     Raises:
         SplitError: no type has two patients.
@@ -95,21 +100,30 @@ def cross_cancer(
     with one patient take no part. Its figure says 14 types against one: variant "figure", all types.
 
     Raises:
-        SplitError: fewer than two types.
+        SplitError: fewer than two types, or a patient with several.
     """
     slides = _checked(slides, least=2)
     if variant not in ("methods", "figure"):
         raise SplitError(f"variant {variant!r} of the cross-cancer setting; expected 'methods' or 'figure'")
     several, excluded = _types_of_several(slides)
     if variant == "figure":
-        several, excluded = sorted({slide.cancer_type for slide in slides}), {}
+        several = sorted({slide.cancer_type for slide in slides} - {UNKNOWN})
+        excluded = {kind: why for kind, why in excluded.items() if kind == UNKNOWN}
     kept = tuple(slide for slide in slides if slide.cancer_type in several)
     if len(several) < 2:
-        also = f"; left out: {', '.join(excluded)}, with one patient" if excluded else ""
+        left = "; ".join(f"{kind} ({why})" for kind, why in excluded.items())
+        also = f"; left out: {left}" if excluded else ""
         raise SplitError(
             f"{len(several)} cancer types to hold out in turn ({_listed(slides)}){also}; at least 2 are "
             "needed, and variant 'figure' also takes types with one patient"
         )
+    for patient, members in _by_patient(kept).items():
+        kinds = sorted({kept[i].cancer_type for i in members})
+        if len(kinds) > 1:
+            raise SplitError(
+                f"patient {patient} has slides of {' and '.join(kinds)} and would train and test at once; "
+                "leave one of them out"
+            )
     folds = [
         (kind, [i for i in range(len(kept)) if i not in held], held)
         for kind in several
@@ -175,9 +189,10 @@ def _built(split: Split) -> Split:
                     f"split {split.name}, fold {fold.name}: no cell is left to {side}; use larger slides, a "
                     "smaller field, or fewer folds"
                 )
-        if not len(split.genes(fold)):
-            train = ", ".join(split.slides[i].name for i in fold.train)
-            test = ", ".join(split.slides[i].name for i in fold.test)
+        known = {gene for i in fold.train for gene in split.slides[i].genes}
+        strange = [split.slides[i].name for i in fold.test if known.isdisjoint(split.slides[i].genes)]
+        if strange:
+            train, test = ", ".join(split.slides[i].name for i in fold.train), ", ".join(strange)
             raise SplitError(
                 f"split {split.name}, fold {fold.name}: the training slides ({train}) and the test slides "
                 f"({test}) have no gene in common; use slides of overlapping panels, and ids of one kind"
@@ -250,6 +265,15 @@ def _checked(slides: Sequence[ExpressionSlide], *, least: int) -> tuple[Expressi
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SplitError(f"slides {', '.join(twice)} are given twice; every slide has a name of its own")
+    seen: dict[str, str] = {}
+    for slide in slides:
+        places = hashlib.sha256(np.ascontiguousarray(slide.xy_um, np.float64).tobytes()).hexdigest()
+        if places in seen:
+            raise SplitError(
+                f"slides {seen[places]} and {slide.name} have the same cells at the same places: one slide "
+                "under two names would train and test; give it once"
+            )
+        seen[places] = slide.name
     return slides
 
 
@@ -270,7 +294,12 @@ def _types_of_several(slides: Sequence[ExpressionSlide]) -> tuple[list[str], dic
     kinds = sorted({slide.cancer_type for slide in slides})
     patients = {kind: sorted(_by_patient(slides, kind)) for kind in kinds}
     several = [kind for kind in kinds if len(patients[kind]) > 1]
-    return several, {kind: f"one patient, {patients[kind][0]}" for kind in kinds if len(patients[kind]) == 1}
+    excluded = {kind: f"one patient, {patients[kind][0]}" for kind in kinds if len(patients[kind]) == 1}
+    if UNKNOWN in kinds:
+        names = ", ".join(slides[i].name for i in _by_kind(slides, UNKNOWN))
+        excluded[UNKNOWN] = f"no cancer type was stated at ingest of {names}"
+        several = [kind for kind in several if kind != UNKNOWN]
+    return several, excluded
 
 
 def _listed(slides: Sequence[ExpressionSlide]) -> str:
