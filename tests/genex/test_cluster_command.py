@@ -162,7 +162,7 @@ def test_a_folder_of_other_things_is_kept(case: Path, tmp_path: Path) -> None:
 def test_retrieval_through_the_joint_space(
     case: Path, tiny_slides: Sequence[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PAST_CACHE", str(tmp_path / "cache"))
     bank = tmp_path / "bank.zarr"
     shutil.copytree(tiny_slides[1], bank)
     slide = ExpressionSlide(bank)
