@@ -10,8 +10,9 @@ halves (binomial thinning: Neufeld et al., "Inference after latent variable esti
 sequencing data", Biostatistics 2022) gives independent measurements, but at half the depth, where log1p of a
 small count is another scale; Spearman-Brown's correction holds for linear scales only. Here the distribution
 of rates is estimated at full depth instead: the mixing distribution of maximum likelihood (Kiefer & Wolfowitz
-1956), on a grid, by EM; the noise of each rate then follows from the Poisson distribution itself. On simulated
-rates the mean over genes is within 0.01 of the truth; one gene with few counts may be off by 0.1 and more.
+1956), on a grid, by EM; the noise of each rate then follows from the Poisson distribution itself. On
+simulated rates the mean over genes is within 0.01 of the truth; one gene with few counts may be off by 0.1
+and more.
 
 What counts as signal: all variation beyond Poisson, also what is technical (segmentation, diffusion,
 efficiency by cell), which no image shows. The cell's total is taken as known. The ceiling is thus an upper
