@@ -38,7 +38,7 @@ def build_split(setting: str, slides: Sequence[ExpressionSlide], *, rim_um: floa
         "inter": lambda: splits.inter_patient(slides),
         "cross": lambda: splits.cross_cancer(slides),
         "patients": lambda: splits.leave_patients_out(slides),
-        "random": lambda: splits.random_cells(slides, field_um=rim_um),
+        "random": lambda: splits.random_cells(slides),
     }
     if setting not in makers:
         raise UnknownSettingError(f"no setting {setting!r}; expected one of {', '.join(makers)}")
