@@ -73,6 +73,25 @@ def test_slides_are_found_again(filled, in_this_process):
     assert leftovers == []
 
 
+def test_a_patient_is_the_same_whoever_else_is_asked_for(filled, in_this_process):
+    folder, expected, _ = filled
+    assert default_slides(cache=folder, patients=1, first=2, size_um=SIZE) == expected[0][1:]
+    assert in_this_process == []
+    with pytest.raises(SyntheticError, match="2 patients from number 0"):
+        default_slides(cache=folder, patients=2, first=0, size_um=SIZE)
+
+
+def test_later_patients_and_their_divergence(tmp_path, in_this_process):
+    (path,) = default_slides(cache=tmp_path, patients=1, first=6, size_um=SIZE, divergence=1.0)
+    (plain,) = default_slides(cache=tmp_path, patients=1, first=6, size_um=SIZE)
+    assert in_this_process == ["P6", "P6"]
+    diverged, alike = SlideStore(path), SlideStore(plain)
+    assert (diverged.patient, diverged.cancer_type) == ("P6", "lung")
+    assert diverged.n_cells == alike.n_cells
+    assert list(diverged.obs["cell_type"]) == list(alike.obs["cell_type"])
+    assert (diverged.counts != alike.counts).nnz > 0
+
+
 def test_another_strength_is_another_slide_and_a_damaged_one_is_made_again(tmp_path, in_this_process):
     (first,) = default_slides(cache=tmp_path, patients=1, size_um=SIZE)
     (second,) = default_slides(cache=tmp_path, patients=1, size_um=SIZE, morphology=0.0)
