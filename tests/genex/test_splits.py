@@ -1,6 +1,7 @@
 """The settings as splits: who trains, who tests, and a leakage check that finds leaks."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
+from past_core.synthetic import default
+from past_genex.data.default import default_cohort
 from past_genex.data.regions import INTERIOR, RIM
 from past_genex.data.splits import (
     Fold,
@@ -267,3 +270,13 @@ def test_splits_are_frozen_and_told_apart_by_identity() -> None:
     assert {split: 1}[split] == 1
     assert isinstance(split, Split)
     assert split != leave_patients_out(cohort())
+
+
+def test_the_default_cohort_has_two_new_patients_of_every_type(tmp_path, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(default, "_make_all", lambda missing, root: asked.extend(c for c, _ in missing))
+    paths = default_cohort(cache=tmp_path)
+    assert [path.stem for path in paths] == [f"P{number}" for number in range(6, 14)]
+    assert set(Counter(config.cancer_type for config in asked).values()) == {2}
+    assert {config.patient for config in asked}.isdisjoint({"P1", "P2", "P3", "P4", "P5"})
+    assert all(config.divergence > 0 for config in asked)
