@@ -1,12 +1,12 @@
 """Nuclei on H&E: where they are, how large, and how dark."""
 
-from past_core.nuclei.segment import SEGMENTERS, Nuclei, NucleusError, nucleus_tiles, segment_nuclei
+from past_core.nuclei.segment import SEGMENTERS, Nuclei, NucleiError, nucleus_tiles, segment_nuclei
 from past_core.nuclei.watershed import WatershedSettings, watershed_labels
 
 __all__ = [
     "SEGMENTERS",
     "Nuclei",
-    "NucleusError",
+    "NucleiError",
     "WatershedSettings",
     "nucleus_tiles",
     "segment_nuclei",

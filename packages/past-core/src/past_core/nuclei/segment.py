@@ -18,7 +18,7 @@ MAX_MPP = 1.0
 """Nuclei are a few pixels wide at this resolution, in µm per pixel; coarser slides are refused."""
 
 
-class NucleusError(PastError, ValueError):
+class NucleiError(PastError, ValueError):
     """A slide on which nuclei cannot be found, or an unknown segmenter."""
 
 
@@ -28,22 +28,37 @@ class Nuclei:
 
     Attributes:
         centroids: `(N, 2)` x, y in level-0 pixels.
-        area_um2: `(N,)`.
+        areas: `(N,)` µm².
         haematoxylin: `(N,)` mean optical density of haematoxylin.
         outlines: N arrays `(k, 2)` x, y in level-0 pixels, open rings; None where they were not asked for.
         segmenter: name of the segmenter.
-        settings: everything that it was given or found on the slide, for results to carry.
+        parameters: everything that it was given or found on the slide, for results to carry.
     """
 
     centroids: np.ndarray
-    area_um2: np.ndarray
+    areas: np.ndarray
     haematoxylin: np.ndarray
     outlines: list[np.ndarray] | None
     segmenter: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.centroids)
+
+    def polygons(self) -> np.ndarray:
+        """`(N,)` shapely polygons in level-0 pixels.
+
+        Raises:
+            NucleiError: outlines were not asked for.
+            ModuleNotFoundError: shapely is not installed (extra `ingest`).
+        """
+        import shapely
+
+        if self.outlines is None:
+            raise NucleiError("these nuclei have no outlines; segment with outlines=True")
+        rings = np.concatenate(self.outlines) if self.outlines else np.zeros((0, 2))
+        owner = np.repeat(np.arange(len(self)), [len(ring) for ring in self.outlines])
+        return shapely.polygons(shapely.linearrings(rings, indices=owner)) if len(self) else np.array([])
 
 
 @dataclass(frozen=True)
@@ -77,7 +92,7 @@ def segment_nuclei(
     segmenter: str = "watershed",
     mpp: float = 0.5,
     tile: int = 1024,
-    outlines: bool = False,
+    outlines: bool = True,
     settings: WatershedSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Nuclei:
@@ -98,7 +113,7 @@ def segment_nuclei(
         All nuclei on tissue.
 
     Raises:
-        NucleusError: an unknown segmenter, a slide without tissue, or a resolution too coarse for nuclei.
+        NucleiError: an unknown segmenter, a slide without tissue, or a resolution too coarse for nuclei.
         SlideError: the slide's resolution is unknown, or its data is damaged.
     """
     settings = settings or WatershedSettings()
@@ -114,11 +129,11 @@ def segment_nuclei(
     view = slide.at(mpp)
     return Nuclei(
         centroids=table[:, :2],
-        area_um2=table[:, 2] * view.mpp**2,
+        areas=table[:, 2] * view.mpp**2,
         haematoxylin=table[:, 3],
         outlines=[rings[i] for i in order] if outlines else None,
         segmenter=segmenter,
-        settings={
+        parameters={
             "mpp": float(view.mpp),
             "white": list(wide.white),
             "otsu": float(wide.threshold),
@@ -161,9 +176,7 @@ def nucleus_tiles(
         if progress is not None:
             progress(done, len(corners))
         bottom, right = min(y + tile, view.height), min(x + tile, view.width)
-        rows = slice(int(y / ratio), int(np.ceil(bottom / ratio)))
-        columns = slice(int(x / ratio), int(np.ceil(right / ratio)))
-        if not wide.tissue[rows, columns].any():
+        if not _any_tissue(wide, (x / ratio, y / ratio, right / ratio, bottom / ratio)):
             continue
         # The slide ends where it ends, also for a tile at its border: white around it would change means.
         top, left = max(0, y - halo), max(0, x - halo)
@@ -186,19 +199,28 @@ def nucleus_tiles(
 
 def _look(slide: Slide, segmenter: str, mpp: float, settings: WatershedSettings) -> SlideWide:
     if segmenter not in SEGMENTERS:
-        raise NucleusError(f"no segmenter {segmenter!r}; expected one of {', '.join(SEGMENTERS)}")
+        raise NucleiError(f"no segmenter {segmenter!r}; expected one of {', '.join(SEGMENTERS)}")
     own = slide.require_mpp()
     if own > MAX_MPP or mpp > MAX_MPP:
-        raise NucleusError(
+        raise NucleiError(
             f"{slide.path}: {max(own, mpp):.3g} µm per pixel is too coarse to see nuclei, which needs at "
             f"most {MAX_MPP:g}; use a scan of 20x or more, or give the cells' places"
         )
     wide = slide_wide(slide, mpp=mpp, settings=settings)
     if wide is None:
-        raise NucleusError(
+        raise NucleiError(
             f"{slide.path}: no tissue was found on the slide, so there are no nuclei to look for"
         )
     return wide
+
+
+def _any_tissue(wide: SlideWide, box: tuple[float, float, float, float]) -> bool:
+    """Whether a box (in pixels of the mask) shows any; the mask may end a pixel before the slide does."""
+    x0, y0, x1, y1 = box
+    height, width = wide.tissue.shape
+    rows = slice(min(int(y0), height - 1), int(np.ceil(y1)))
+    columns = slice(min(int(x0), width - 1), int(np.ceil(x1)))
+    return bool(wide.tissue[rows, columns].any())
 
 
 def _owned(
