@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from past_genex.metrics._kernel import merge_two
 from past_genex.metrics.pairs import PairMoments
 from past_genex.metrics.streaming import PearsonByGene, StreamingError, _batch_moments, merge_states
 
@@ -109,6 +110,12 @@ def test_merging_is_the_moments_of_the_union_and_agrees_with_pair_moments() -> N
         first.merge_state(other)
     np.testing.assert_allclose(first.compute(), whole.r, atol=1e-12)
     np.testing.assert_allclose(first.pairs.r2, whole.r2, atol=1e-12)
+    # One metric over all sets, merged one after another by the compiled kernel.
+    left = metrics[1].moments
+    for other in (metrics[2], metrics[3], metrics[0]):
+        both = merge_two(left.numpy(), other.moments.numpy())
+        np.testing.assert_allclose(both, merge_states(torch.stack([left, other.moments])), atol=1e-11)
+        left = torch.from_numpy(both)
 
 
 def test_forward_gives_the_batch_and_keeps_the_whole() -> None:

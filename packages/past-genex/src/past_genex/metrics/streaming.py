@@ -7,7 +7,7 @@ import torch
 from torchmetrics import Metric
 
 from past_core.errors import PastError
-from past_genex.metrics._kernel import batch_moments
+from past_genex.metrics._kernel import batch_moments, merge_two
 from past_genex.metrics.pairs import PairMoments
 
 GENES_AT_A_TIME = 1024
@@ -65,17 +65,14 @@ class PearsonByGene(Metric):
             return
         predictions, truth = predictions.detach(), truth.detach()
         with torch.autocast(self.moments.device.type, enabled=False):
-            if predictions.device.type == truth.device.type == "cpu":
+            if {predictions.device.type, truth.device.type, self.moments.device.type} == {"cpu"}:
                 values, bad = batch_moments(_array(predictions), _array(truth))
-                batch = torch.from_numpy(values)
+                _refuse(bad)
+                self.moments = torch.from_numpy(merge_two(self.moments.numpy(), values))
             else:
                 batch, bad = _batch_moments(predictions, truth)
-            if bad >= 0:
-                raise StreamingError(
-                    f"gene {bad} (column) has a prediction that is not finite where the truth is measured, "
-                    "or an infinite truth; NaN truth alone means not measured"
-                )
-            self.moments = merge_states(torch.stack([self.moments, batch.to(self.moments.device)]))
+                _refuse(bad)
+                self.moments = merge_states(torch.stack([self.moments, batch.to(self.moments.device)]))
 
     def compute(self) -> torch.Tensor:
         """`(G,)` float64 r by gene, over all ranks."""
@@ -104,6 +101,14 @@ def merge_states(states: torch.Tensor) -> torch.Tensor:
     delta = torch.where(n[:, None] > 0, mean - merged, 0.0)
     products = torch.stack([delta[:, 0] ** 2, delta[:, 1] ** 2, delta[:, 0] * delta[:, 1]], dim=1)
     return torch.cat([total[None], merged, (sums + n[:, None] * products).sum(0)])
+
+
+def _refuse(gene: int) -> None:
+    if gene >= 0:
+        raise StreamingError(
+            f"gene {gene} (column) has a prediction that is not finite where the truth is measured, or an "
+            "infinite truth; NaN truth alone means not measured"
+        )
 
 
 def _pairs(moments: torch.Tensor) -> PairMoments:
