@@ -103,6 +103,18 @@ def test_reliable_genes(case: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["settings"]["genes"] == reliable
 
 
+def test_a_prediction_of_past_predict(case: Path, tmp_path: Path) -> None:
+    store = tmp_path / "predicted.zarr"
+    shutil.copytree(case / "predicted.zarr", store)
+    root = zarr.open_group(store, mode="a", zarr_format=3)
+    root.attrs["past"] = {"kind": "prediction", "format": 1, "scale": Target("10k").name, "mpp": 0.25}
+    result = run(case, "-o", tmp_path / "out", "--predicted", store, "--labels", "type")
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert scores["target"] == Target("10k").name, "the measured cells are brought to the prediction's scale"
+    assert scores["adjusted_rand_index"]["measured clusters, predicted clusters"] > 0.3
+
+
 def spoilt(case: Path, path: Path, **change: object) -> Path:
     table = ad.read_zarr(case / "predicted.zarr" / "tables" / "predicted")
     if "genes" in change:

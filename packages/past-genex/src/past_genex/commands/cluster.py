@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from past_genex.clusters import ClusterComparison
+    from past_genex.clusters.prediction import PredictedCells
     from past_genex.data.slides import ExpressionSlide
 
 
@@ -89,7 +90,7 @@ def cluster(
 
     from past_genex.clusters.comparison import compare_clusters
     from past_genex.clusters.leiden import ClusterError
-    from past_genex.clusters.prediction import choose_genes, match_cells, read_predicted
+    from past_genex.clusters.prediction import choose_genes, match_cells
     from past_genex.clusters.report import write_comparison
     from past_genex.data.slides import ExpressionSlide
     from past_genex.data.targets import Target
@@ -101,7 +102,7 @@ def cluster(
     if output.is_dir() and any(output.iterdir()) and not (output / "scores.json").is_file():
         raise ClusterError(f"{output} holds other things than results of past cluster; name another folder")
     slide = ExpressionSlide(measured)
-    prediction = None if predicted is None else read_predicted(predicted)
+    prediction = None if predicted is None else _read(predicted)
     chosen = choose_genes(slide, prediction, min_r=min_r if genes is GeneChoice.reliable else None)
     stated = None if prediction is None else prediction.normalisation
     target = Target(normalisation.value if normalisation else stated or "median")
@@ -161,6 +162,38 @@ def cluster(
     )
     _print(comparison, slide.symbols)
     typer.echo(f"{output}: {', '.join(files)}")
+
+
+def _read(path: Path) -> "PredictedCells":
+    """A prediction of `past predict`, or any AnnData of the same shape."""
+    from typing import get_args
+
+    import numpy as np
+
+    from past_genex.clusters.leiden import ClusterError
+    from past_genex.clusters.prediction import PredictedCells, read_predicted
+    from past_genex.data.targets import Normalisation, Target
+    from past_genex.predict.reading import is_prediction, read_prediction
+
+    if not is_prediction(path):
+        return read_predicted(path)
+    prediction = read_prediction(path)
+    manifest = prediction.manifest
+    of_name = {Target(each).name: each for each in get_args(Normalisation)}
+    normalisation = manifest.get("normalisation") or of_name.get(str(manifest.get("scale")))
+    if normalisation is None:
+        raise ClusterError(
+            f"{path} is on the scale {manifest.get('scale')!r}; expected one of {', '.join(of_name)}"
+        )
+    return PredictedCells(
+        np.concatenate([values for _, values in prediction.batches()]),
+        prediction.cell_ids,
+        prediction.genes.index.astype(str),
+        r=prediction.genes["r"].to_numpy(np.float64),
+        centroids=prediction.centroids,
+        normalisation=normalisation,
+        source=str(path),
+    )
 
 
 def _retrieve(
