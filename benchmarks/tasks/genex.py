@@ -8,6 +8,7 @@ instead, see `benchmarks/her2st_study.py`.
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
 from pathlib import Path
@@ -92,7 +93,7 @@ def run(profile: str, data: Path | None = None) -> Report:
     wanted = ("intra", "inter", "cross") if profile == "full" else ("inter", "cross")
     order, ranked = " >= ".join(wanted), [r[setting, "ridge:demo"] for setting in wanted]
     checks = {
-        order: all(a >= b for a, b in zip(ranked, ranked[1:], strict=False)),
+        order: all(a >= b for a, b in itertools.pairwise(ranked)),
         "pretrained beats untrained": all(
             r[setting, "ridge:demo"] > r[setting, "untrained:demo"] for setting in SETTINGS
         ),
