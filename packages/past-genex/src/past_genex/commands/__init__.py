@@ -4,7 +4,7 @@ import importlib
 
 import typer
 
-VERBS = ("cluster", "genex", "probe")
+VERBS = ("cluster", "genex", "predict", "probe")
 """`past_genex.commands.VERB` holds a function of the same name."""
 
 
