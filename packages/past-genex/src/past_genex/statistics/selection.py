@@ -12,9 +12,12 @@ from past_genex.statistics.units import Pattern, Unit
 
 logger = logging.getLogger(__name__)
 
-GRID = tuple(10.0 ** (power / 2) for power in range(-10, 5))
-"""Strengths over the mean eigenvalue: 10^-5 to 10^2 in half decades. Relative, so that a strength that is
+GRID = tuple(10.0 ** (power / 2) for power in range(-10, 9))
+"""Strengths over the mean eigenvalue: 10^-5 to 10^4 in half decades. Relative, so that a strength that is
 chosen on four fifths of the cells means the same for all of them."""
+
+NOTHING_LEFT = 1e3
+"""From this strength on a gene is predicted by its mean, but for a thousandth: the features do not help."""
 
 FOLDS = 5
 """Most groups that the training data are dealt into."""
@@ -133,7 +136,9 @@ def products(moments: Moments, *, intercept: bool) -> tuple[np.ndarray, np.ndarr
 def _warn_of_border(chosen: np.ndarray, strengths: np.ndarray) -> None:
     for end, word, edge in ((strengths[0], "smallest", "lower"), (strengths[-1], "largest", "higher")):
         share = float((chosen == end).mean()) if len(chosen) and len(strengths) > 1 else 0.0
-        if share > 0.5:
+        if share > 0.5 and word == "largest" and end >= NOTHING_LEFT:
+            logger.info("%.0f %% of %d genes are predicted best by their mean", 100 * share, len(chosen))
+        elif share > 0.5:
             logger.warning(
                 "%.0f %% of %d genes chose the %s ridge strength, %g times the mean eigenvalue; a grid that "
                 "reaches %s may fit better",
