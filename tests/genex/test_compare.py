@@ -13,10 +13,10 @@ from past_genex.metrics.compare import (
     CompareError,
     bootstrap_mean_r,
     compare_systems,
-    weighted_r,
     wilcoxon,
 )
 from past_genex.metrics.pairs import PairMoments
+from past_genex.metrics.resample import draw_units, weighted_r
 from past_genex.metrics.summary import SummaryError, summarise
 
 
@@ -78,31 +78,71 @@ def test_patients_are_drawn_where_there_are_six() -> None:
 
 
 def test_regions_are_drawn_where_there_are_fewer() -> None:
-    cohort = Cohort(3, regions=6)
+    cohort = Cohort(3, regions=6, genes=6)
     found = bootstrap_mean_r(cohort.system(0.5), cohort.units, resamples=1500)
     assert found.resampled == "regions within patients"
     rng, draws = np.random.default_rng(5), []
-    for _ in range(150):
+    for _ in range(100):
         chosen = [[6 * k + int(u) for u in rng.integers(0, 6, 6)] for k in range(3)]
         draws.append(np.mean([cohort.r_of(0.5, units).mean() for units in chosen]))
     low, high = np.quantile(draws, [0.025, 0.975])
     assert found.low < found.estimate < found.high
     assert found.high - found.low == pytest.approx(high - low, rel=0.35)
     single = cohort.units.iloc[::6].reset_index(drop=True)
-    with pytest.raises(CompareError, match="one region each"):
+    with pytest.raises(CompareError, match="one region a slide"):
         bootstrap_mean_r(cohort.system(0.5)[::6], single)
+
+
+def intra_like(cohort: Cohort) -> pd.DataFrame:
+    """Units of which each is the only region of its slide in its fold."""
+    fold = cohort.units["patient"] + " " + (cohort.units["region"] + 1).astype(str)
+    return cohort.units.assign(fold=fold)
+
+
+@pytest.mark.parametrize("statistic", ["slide", "pooled"])
+def test_regions_are_drawn_over_the_folds_of_a_slide(statistic: str) -> None:
+    """With a region a fold, the interval is that of drawing the regions' own mean r."""
+    cohort = Cohort(3, regions=5)
+    units = intra_like(cohort)
+    found = bootstrap_mean_r(cohort.system(0.5), units, statistic=statistic, resamples=2000)
+    own = np.array([cohort.r_of(0.5, [u]).mean() for u in range(15)]).reshape(3, 5)
+    assert found.resampled == "regions within patients"
+    assert found.estimate == pytest.approx(own.mean(), abs=1e-10)
+    chosen = np.random.default_rng(9).integers(0, 5, (20_000, 3, 5))
+    draws = np.take_along_axis(own[None], chosen, 2).mean(axis=(1, 2))
+    assert found.low < found.estimate < found.high
+    np.testing.assert_allclose([found.low, found.high], np.quantile(draws, [0.025, 0.975]), atol=0.004)
+
+
+def test_a_fold_that_is_not_drawn_drops_out() -> None:
+    """Two folds of a slide, of which one is not drawn: the other alone is the slide."""
+    cohort = Cohort(1, regions=2)
+    weights, _ = draw_units(cohort.units, resamples=40)
+    assert {tuple(w) for w in weights} == {(1, 1), (2, 0), (0, 2)}
+    found = bootstrap_mean_r(cohort.system(0.5), intra_like(cohort), resamples=400)
+    own = sorted(cohort.r_of(0.5, [u]).mean() for u in range(2))
+    np.testing.assert_allclose([found.low, found.high], own, atol=1e-10)
+
+
+def test_systems_are_compared_where_folds_hold_one_region() -> None:
+    cohort = Cohort(2, regions=4)
+    systems = {"good": cohort.system(0.8), "none": cohort.system(0.0)}
+    row = compare_systems(systems, intra_like(cohort), statistic="pooled", resamples=300).table.iloc[0]
+    assert 0 < row["low"] < row["difference"] < row["high"]
 
 
 @pytest.mark.parametrize("statistic", ["slide", "pooled"])
 @pytest.mark.parametrize("patients", [4, 7])
 def test_no_skill_is_zero_within_the_interval(statistic: str, patients: int) -> None:
-    covered = 0
+    covered = np.zeros(2, int)
     for seed in range(20):
         cohort = Cohort(patients, seed=seed, cells=40)
-        found = bootstrap_mean_r(cohort.system(0.0), cohort.units, statistic=statistic, resamples=400)
-        covered += found.low <= 0 <= found.high
+        system = cohort.system(0.0)
+        for kind, units in enumerate((cohort.units, intra_like(cohort))):
+            found = bootstrap_mean_r(system, units, statistic=statistic, resamples=200)
+            covered[kind] += found.low <= 0 <= found.high
     # Few units: percentile intervals are narrow; one that ignored the spread would cover hardly ever.
-    assert covered >= 13
+    assert covered.min() >= 13
     cohort = Cohort(patients)
     assert bootstrap_mean_r(cohort.system(0.4), cohort.units, statistic=statistic).low > 0.2
 
@@ -181,6 +221,7 @@ def test_a_thousand_draws_of_a_large_cohort_take_seconds() -> None:
     [
         (lambda c: bootstrap_mean_r(c.system(1), c.units.iloc[1:]), "18 units|17 units"),
         (lambda c: bootstrap_mean_r(c.system(1), c.units, statistic="cell"), "slide or pooled"),
+        (lambda c: bootstrap_mean_r(c.system(1), c.units, resamples=0), "0 resamples"),
         (lambda c: bootstrap_mean_r(c.system(1), c.units, confidence=2.0), "between 0 and 1"),
         (lambda c: bootstrap_mean_r(c.system(1)[:, :0], c.units), "no gene can be scored"),
         (lambda c: compare_systems({"one": c.system(1)}, c.units), "at least two"),

@@ -3,24 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from past_core.errors import PastError
-from past_genex.metrics.pairs import CONSTANT, PairMoments
-
-Statistic = Literal["slide", "pooled"]
-
-MIN_PATIENTS = 6
-"""Below this many patients, regions within patients are drawn instead: so few patients give no interval."""
-
-GENES_AT_A_TIME = 512
-
-
-class CompareError(PastError, ValueError):
-    """Scores that cannot be compared."""
+from past_genex.metrics.pairs import PairMoments
+from past_genex.metrics.resample import CompareError, Statistic, draw_units, resampled_r
 
 
 @dataclass(frozen=True)
@@ -71,11 +59,11 @@ def bootstrap_mean_r(
     """Mean r over genes of one system, with a percentile bootstrap interval.
 
     For "slide", r of each slide in each fold; mean over a slide's folds, over slides, over genes. For
-    "pooled", r over all test cells of each fold; mean over folds, over genes.
+    "pooled", r over all test cells of each fold; mean over folds, over genes. See `resampled_r`.
 
-    Six patients or more are drawn with replacement. With fewer, the regions of each slide and fold are, and
-    every patient stays: the interval then covers the choice of regions within these patients only. Genes
-    without an r in a draw (constant truth) are left out of that draw's mean.
+    Six patients or more are drawn with replacement. With fewer, the regions of each slide are, see
+    `draw_units`: the interval then covers the choice of regions within these patients only. Genes without an
+    r in a draw (constant truth) are left out of that draw's mean.
 
     Args:
         pairs: `(U, G)`.
@@ -88,8 +76,8 @@ def bootstrap_mean_r(
     Raises:
         CompareError: shapes that differ, nothing that can be scored, or nothing to draw from.
     """
-    weights, shares, kind = _draws(units, pairs, statistic, resamples, seed)
-    return _interval(_means([pairs], units, weights, shares, statistic)[0], kind, units, confidence)
+    weights, kind = _draws(units, pairs, statistic, resamples, seed)
+    return _interval(_means(pairs, units, weights, statistic), kind, units, confidence)
 
 
 def compare_systems(
@@ -128,11 +116,10 @@ def compare_systems(
     rows, patients = [], []
     for first, second in combinations(systems, 2):
         a, b = _common(systems[first], systems[second])
-        weights, shares, kind = _draws(units, a, statistic, resamples, seed)
-        mean_a, mean_b = _means([a, b], units, weights, shares, statistic)
+        weights, kind = _draws(units, a, statistic, resamples, seed)
+        mean_a, mean_b = (_means(pair, units, weights, statistic) for pair in (a, b))
         found = _interval(mean_a - mean_b, kind, units, confidence)
-        by_slide = [_group_r(pair, units, "slide")[1] for pair in (a, b)]
-        slide = _folded(_group_r(a, units, "slide")[0], by_slide)
+        slide = [_by_slide(pair, units) for pair in (a, b)]
         p_genes, n_genes = wilcoxon(_nanmean(slide[0], 0), _nanmean(slide[1], 0))
         p_slides, n_slides = wilcoxon(_nanmean(slide[0], 1), _nanmean(slide[1], 1))
         rows.append(
@@ -144,7 +131,7 @@ def compare_systems(
         )  # fmt: skip
         for patient, index in units.groupby("patient", sort=False, observed=True).indices.items():
             one, part = np.ones((1, len(index))), units.iloc[index].reset_index(drop=True)
-            r = [m[0] for m in _means([a[index], b[index]], part, one, one, statistic)]
+            r = [_means(pair[index], part, one, statistic)[0] for pair in (a, b)]
             patients.append(
                 {"first": first, "second": second, "patient": patient, "r_first": r[0], "r_second": r[1],
                  "difference": r[0] - r[1]}
@@ -193,98 +180,25 @@ def _common(first: PairMoments, second: PairMoments) -> tuple[PairMoments, PairM
 _FIELDS = ("n", "mean_p", "mean_t", "pp", "tt", "pt")
 
 
-def _columns(statistic: Statistic) -> list[str]:
-    return ["fold", "slide"] if statistic == "slide" else ["fold"]
-
-
 def _draws(
     units: pd.DataFrame, pairs: PairMoments, statistic: Statistic, resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """How often each unit and its patient are drawn, `(1 + B, U)`; the first row is the units as they are."""
+) -> tuple[np.ndarray, str]:
     if pairs.n.ndim != 2 or len(units) != len(pairs.n) or not len(units):
         raise CompareError(
             f"moments of shape {pairs.n.shape} for {len(units)} units; expected (units, genes)"
         )
-    if statistic not in ("slide", "pooled") or resamples < 1:
-        raise CompareError(
-            f"statistic {statistic!r} with {resamples} resamples; expected slide or pooled, and 1+"
-        )
-    rng = np.random.default_rng(seed)
-    code, names = pd.factorize(units["patient"])
-    weights = np.ones((1 + resamples, len(units)))
-    if len(names) >= MIN_PATIENTS:
-        weights[1:] = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), resamples)[:, code]
-        return weights, weights, "patients"
-    strata = list(units.groupby(["fold", "slide"], sort=False, observed=True).indices.values())
-    if max(map(len, strata)) < 2:
-        raise CompareError(
-            f"{len(names)} patients, fewer than {MIN_PATIENTS}, and one region each: nothing to draw from; "
-            "cut the slides into more regions"
-        )
-    for rows in strata:
-        weights[1:, rows] = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), resamples)
-    return weights, np.ones_like(weights), "regions within patients"
+    if statistic not in ("slide", "pooled"):
+        raise CompareError(f"statistic {statistic!r}; expected slide or pooled")
+    return draw_units(units, resamples=resamples, seed=seed)
 
 
-def _means(
-    systems: list[PairMoments],
-    units: pd.DataFrame,
-    weights: np.ndarray,
-    shares: np.ndarray,
-    statistic: Statistic,
-) -> list[np.ndarray]:
-    """`(B,)` mean r over groups, then over genes, for each system and each row of weights."""
-    groups = list(units.groupby(_columns(statistic), sort=False, observed=True).indices.values())
-    # A slide counts once however many folds test it.
-    each = units.groupby("slide", observed=True)["fold"].transform("nunique").to_numpy()
-    out = []
-    for pairs in systems:
-        total, count = np.zeros(len(weights)), np.zeros(len(weights))
-        for start in range(0, pairs.n.shape[1], GENES_AT_A_TIME):
-            part = pairs[:, start : start + GENES_AT_A_TIME]
-            top = np.zeros((len(weights), part.n.shape[1]))
-            bottom = np.zeros_like(top)
-            for rows in groups:
-                share = shares[:, rows].mean(axis=1) / (each[rows[0]] if statistic == "slide" else 1.0)
-                r = weighted_r(part[rows], weights[:, rows])
-                known = ~np.isnan(r)
-                top += share[:, None] * np.where(known, r, 0.0)
-                bottom += share[:, None] * known
-            scored = bottom > 0
-            total += np.divide(top, bottom, out=np.zeros_like(top), where=scored).sum(axis=1)
-            count += scored.sum(axis=1)
-        out.append(np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0))
-    return out
-
-
-def weighted_r(pairs: PairMoments, weights: np.ndarray) -> np.ndarray:
-    """Pearson's r of units merged under many weights: `pairs.merged(weights=w).r` for each row w.
-
-    By matrix products, for thousands of weights at once.
-
-    Args:
-        pairs: `(U, G)`.
-        weights: `(B, U)`, not negative.
-
-    Returns:
-        `(B, G)`.
-    """
-    if (weights == weights[:, :1]).all():
-        # All units alike, as when patients are drawn and these are of one slide.
-        return np.where(weights[:, :1] > 0, pairs.merged().r, np.nan)
-    centre = pairs.merged()
-    # About the common mean the raw moments are linear in the weights, and hardly anything cancels.
-    dp = np.where(pairs.n > 0, pairs.mean_p - centre.mean_p, 0.0)
-    dt = np.where(pairs.n > 0, pairs.mean_t - centre.mean_t, 0.0)
-    n, p, t = weights @ pairs.n, weights @ (pairs.n * dp), weights @ (pairs.n * dt)
-    safe = np.maximum(n, 1e-300)
-    pp = weights @ (pairs.pp + pairs.n * dp * dp) - p * p / safe
-    tt = weights @ (pairs.tt + pairs.n * dt * dt) - t * t / safe
-    pt = weights @ (pairs.pt + pairs.n * dp * dt) - p * t / safe
-    # What is left of a constant after the subtraction is rounding, at most this share of what was subtracted.
-    pp = np.where(pp <= CONSTANT * p * p / safe, 0.0, pp)
-    tt = np.where(tt <= CONSTANT * t * t / safe, 0.0, tt)
-    return PairMoments(n, centre.mean_p + p / safe, centre.mean_t + t / safe, pp, tt, pt).r
+def _means(pairs: PairMoments, units: pd.DataFrame, weights: np.ndarray, statistic: Statistic) -> np.ndarray:
+    """`(B,)` mean over genes of r under each row of weights."""
+    total, count = np.zeros((2, len(weights)))
+    for _, r in resampled_r(pairs, units, weights, statistic):
+        total += np.nan_to_num(r).sum(axis=1)
+        count += (~np.isnan(r)).sum(axis=1)
+    return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 
 def _interval(means: np.ndarray, kind: str, units: pd.DataFrame, confidence: float) -> Interval:
@@ -300,18 +214,13 @@ def _interval(means: np.ndarray, kind: str, units: pd.DataFrame, confidence: flo
     return Interval(float(means[0]), float(low), float(high), kind, units["patient"].nunique(), confidence)
 
 
-def _group_r(
-    pairs: PairMoments, units: pd.DataFrame, statistic: Statistic
-) -> tuple[pd.DataFrame, np.ndarray]:
-    groups = units.groupby(_columns(statistic), sort=False, observed=True).indices
-    table = units.iloc[[rows[0] for rows in groups.values()]].reset_index(drop=True)
-    return table, np.stack([pairs[rows].merged().r for rows in groups.values()])
-
-
-def _folded(table: pd.DataFrame, r: list[np.ndarray]) -> list[np.ndarray]:
-    """`(S, G)` mean over the folds of each slide."""
-    groups = table.groupby("slide", sort=False, observed=True).indices.values()
-    return [np.stack([_nanmean(values[rows], 0) for rows in groups]) for values in r]
+def _by_slide(pairs: PairMoments, units: pd.DataFrame) -> np.ndarray:
+    """`(S, G)` r within each slide and fold, mean over the folds of each slide."""
+    out = []
+    for rows in units.groupby("slide", sort=False, observed=True).indices.values():
+        folds = units.iloc[rows].groupby("fold", sort=False, observed=True).indices
+        out.append(_nanmean(np.stack([pairs[rows[inner]].merged().r for inner in folds.values()]), 0))
+    return np.stack(out)
 
 
 def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
