@@ -18,7 +18,7 @@ from past_core.synthetic.seeding import generator
 TYPE_EFFECT_SPREAD, LOADING_SPREAD = 0.55, 0.45
 """Standard deviation, at divergence 1, of a cancer type's own changes in log fold changes and loadings."""
 
-PATIENT_SHARE = 0.4
+PATIENT_SHARE = 0.6
 """A patient's own changes relative to the cancer type's."""
 
 
