@@ -5,7 +5,14 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from past_genex.probe.task import LinearHead, masked_mse
+from past_core.augment import dihedral
+from past_genex.probe.task import (
+    LinearHead,
+    LinearProbe,
+    ProbeTrainingError,
+    masked_mse,
+    symmetric_mean,
+)
 
 
 def test_loss_leaves_out_what_is_not_measured() -> None:
@@ -45,3 +52,36 @@ def test_descent_arrives_at_the_closed_form() -> None:
     reference = Ridge(alpha=decay).fit((x - mean) / scale, y)
     weight, bias = head.folded()
     np.testing.assert_allclose(x @ weight + bias, reference.predict((x - mean) / scale), atol=5e-3)
+
+
+def test_a_loss_by_gene_is_the_mean_loss_times_the_cells() -> None:
+    rng = np.random.default_rng(1)
+    predicted, truth = (torch.from_numpy(rng.normal(size=(5, 7))) for _ in range(2))
+    whole = masked_mse(predicted, truth, per="gene")
+    assert float(whole) == pytest.approx(5 * float(masked_mse(predicted, truth)))
+    truth[2, :4] = torch.nan
+    truth[:, 3] = torch.nan  # a gene that no cell measures does not count
+    error = np.nansum((predicted - truth).numpy() ** 2)
+    assert float(masked_mse(predicted, truth, per="gene")) == pytest.approx(error / 6)
+
+
+def test_the_mean_over_symmetries_is_that_of_eight_predictions() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 5 * 5, 4)).double()
+    images = torch.randn(6, 3, 5, 5, dtype=torch.float64)
+    # Turned and mirrored by NumPy, so that not the same code is on both sides.
+    turned = [np.rot90(images.numpy(), k, axes=(2, 3)) for k in range(4)]
+    turned += [image[..., ::-1] for image in turned]
+    each = [network(torch.from_numpy(image.copy())) for image in turned]
+    assert len({float(one[0, 0].detach()) for one in each}) == 8
+    made = symmetric_mean(network, images)
+    torch.testing.assert_close(made, torch.stack(each).mean(0), rtol=1e-12, atol=1e-12)
+    for element in range(8):  # whichever way the patch lies
+        moved = dihedral(images, torch.full((6,), element))
+        torch.testing.assert_close(symmetric_mean(network, moved), made, rtol=1e-12, atol=1e-12)
+
+
+def test_unknown_options_are_named() -> None:
+    for option in ("optimizer", "schedule", "loss_per"):
+        with pytest.raises(ProbeTrainingError, match=f"model.{option} is 'nonsense'"):
+            LinearProbe(**{option: "nonsense"})

@@ -12,11 +12,12 @@ from past_core.data.loader import SlideLoader, TrainLoader
 from past_core.data.plan import EpochPlan
 from past_core.data.source import PatchSpec
 from past_core.data.supply import open_stores
-from past_core.encoders import load_image_encoder, resolve_device
+from past_core.encoders import resolve_device
 from past_core.errors import PastError
 from past_core.frozen import FrozenEncoder
 from past_genex.data.batches import ExpressionSupply
 from past_genex.data.default import default_cohort
+from past_genex.data.encoder import load_encoder
 from past_genex.data.features import slide_features
 from past_genex.data.fold import Fold, Split
 from past_genex.data.settings import cross_cancer, inter_patient, intra_patient, leave_patients_out
@@ -41,7 +42,8 @@ class ExpressionDataModule(pl.LightningDataModule):
         genes: ids or symbols, or a file with one a line; null is every gene of the training slides.
         top_genes: keep only so many genes of highest mean in training (He et al. 2020 take 250).
         encoder: a checkpoint of PAST, or an encoder's name.
-        weights: file of a public encoder's weights.
+        weights: file of a public encoder's weights; null looks in the usual places, `none` starts from random
+            ones (seeded by `seed`).
         supply: `features` (made once, kept in the cache) or `pixels` (to fine-tune the encoder).
         batch_size: cells a step and rank.
         val_batch_size: cells in a held-out batch.
@@ -103,8 +105,8 @@ class ExpressionDataModule(pl.LightningDataModule):
         paths: list[str | Path] = default_cohort() if self._slides is None else list(self._slides)
         if not paths:
             raise ExpressionRecipeError("data.slides is an empty list; name a slide store, or leave it out")
+        self.encoder: FrozenEncoder = load_encoder(self._encoder_name, self._weights, seed=self.seed)
         slides = [ExpressionSlide(store) for store in open_stores(paths)]
-        self.encoder: FrozenEncoder = load_image_encoder(self._encoder_name, weights=self._weights)
         self.split = self._make_split(slides)
         self.slides = self.split.slides
         self.fold = self._choose_fold()
@@ -228,19 +230,22 @@ class ExpressionDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> SlideLoader:
         """All held-out cells, each on one rank."""
-        rows = []
-        for number in self.val_slides:
-            parts = self.supply.blocks(number, self.val_cells[number])
-            rows.append(
-                np.concatenate(
-                    [
-                        np.stack([np.full_like(b.rows, k) for k in (number, b.block)] + [b.rows], 1)
-                        for b in parts
-                    ]
-                )
-            )
+        rows = [self._rows(number) for number in self.val_slides]
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return SlideLoader(self.supply, rows, batch_size=self.val_batch_size, rank=rank, world_size=world)
+        # Every rank gets a batch: one without would not take part in the exchange at the end.
+        size = max(1, min(self.val_batch_size, sum(map(len, rows)) // world))
+        return SlideLoader(self.supply, rows, batch_size=size, rank=rank, world_size=world)
+
+    def slide_loader(self, number: int) -> SlideLoader:
+        """All held-out cells of one slide, whatever the rank."""
+        return SlideLoader(self.supply, [self._rows(number)], batch_size=self.val_batch_size)
+
+    def _rows(self, number: int) -> np.ndarray:
+        """`(n, 3)` slide, block, row of a slide's held-out cells."""
+        parts = self.supply.blocks(number, self.val_cells[number])
+        block = np.repeat([part.block for part in parts], [len(part.rows) for part in parts])
+        rows = np.concatenate([part.rows for part in parts])
+        return np.stack([np.full_like(rows, number), block, rows], axis=1)
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader

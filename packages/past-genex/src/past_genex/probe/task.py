@@ -1,6 +1,7 @@
 """The linear probe trained by gradient, on a frozen encoder's features or with the encoder fine-tuned."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from past_core.augment import Augmentation, augment
+from past_core.augment import Augmentation, augment, dihedral
 from past_core.errors import PastError
 from past_core.training.optimisation import planned_steps, warmup_cosine
 from past_genex.data.batches import ExpressionBatch
@@ -22,17 +23,42 @@ from past_genex.probe.trust import Trust
 logger = logging.getLogger(__name__)
 
 PROBE_FILE = "probe.safetensors"
+SYMMETRIES = 8
+"""Flips and quarter turns of a square."""
+Reduction = Literal["value", "gene"]
 
 
 class ProbeTrainingError(PastError, ValueError):
     """Options, targets or checkpoints that a probe cannot be trained with."""
 
 
-def masked_mse(predicted: Tensor, truth: Tensor) -> Tensor:
-    """Mean squared error over measured genes: `(B, G)` both; NaN truth is left out."""
+def masked_mse(predicted: Tensor, truth: Tensor, *, per: Reduction = "value") -> Tensor:
+    """Squared error over measured genes: `(B, G)` both; NaN truth is left out.
+
+    Args:
+        predicted: predictions.
+        truth: what was measured.
+        per: `value` is its mean over cells and genes; `gene` its sum over cells, averaged over genes.
+    """
     measured = ~torch.isnan(truth)
     error = torch.where(measured, predicted - torch.where(measured, truth, 0.0), 0.0)
-    return error.square().sum() / measured.sum().clamp_min(1)
+    count = measured.sum() if per == "value" else measured.any(dim=0).sum()
+    return error.square().sum() / count.clamp_min(1)
+
+
+def symmetric_mean(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Mean prediction over the eight flips and quarter turns of `(B, C, L, L)` images."""
+    total = 0.0
+    for element in range(SYMMETRIES):
+        total = total + predict(dihedral(images, torch.full((len(images),), element)))
+    return total / SYMMETRIES
+
+
+def _check_options(**given: str) -> None:
+    known = {"optimizer": ("adamw", "sgd"), "schedule": ("cosine", "constant"), "loss_per": ("value", "gene")}
+    for option, value in given.items():
+        if value not in known[option]:
+            raise ProbeTrainingError(f"model.{option} is {value!r}; expected {' or '.join(known[option])}")
 
 
 class LinearHead(nn.Module):
@@ -74,14 +100,20 @@ class LinearProbe(pl.LightningModule):
         finetune: train the encoder too; needs `data.supply: pixels`.
         standardise: features to mean 0 and deviation 1 over training cells; folded into the saved weights.
         optimizer: `adamw`, or `sgd` with momentum.
-        learning_rate: peak; a cosine by step follows.
-        weight_decay: decoupled for AdamW; on the head's weights, not its bias.
+        learning_rate: the peak.
+        schedule: after the warm-up, a `cosine` by step to 0, or `constant`.
+        weight_decay: decoupled for AdamW; on matrices, not on biases and norms.
         momentum: of SGD.
         warmup: share of the steps with linear warm-up.
+        loss_per: the squared error is averaged over cells and genes (`value`), or averaged over genes and
+            summed over the cells of a rank's batch (`gene`): the same minimum, and gradients larger by the
+            number of cells.
         augmentation: of pixels in training; null leaves them as they are.
+        average_symmetries: held-out predictions are means over the eight flips and quarter turns of a patch;
+            needs `data.supply: pixels`.
 
     Raises:
-        ProbeTrainingError: fine-tuning on features, or a checkpoint of other genes.
+        ProbeTrainingError: unknown options, fine-tuning on features, or a checkpoint of other genes.
         ProbeMismatchError: a checkpoint of another encoder.
     """
 
@@ -92,15 +124,20 @@ class LinearProbe(pl.LightningModule):
         standardise: bool = True,
         optimizer: Literal["adamw", "sgd"] = "adamw",
         learning_rate: float = 1e-2,
+        schedule: Literal["cosine", "constant"] = "cosine",
         weight_decay: float = 1e-4,
         momentum: float = 0.9,
         warmup: float = 0.05,
+        loss_per: Reduction = "value",
         augmentation: Augmentation | None = None,
+        average_symmetries: bool = False,
     ) -> None:
         super().__init__()
+        _check_options(optimizer=optimizer, schedule=schedule, loss_per=loss_per)
         self.finetune, self.standardise, self.optimizer_name = finetune, standardise, optimizer
         self.learning_rate, self.weight_decay, self.momentum = learning_rate, weight_decay, momentum
-        self.warmup, self.augmentation = warmup, augmentation
+        self.warmup, self.schedule, self.loss_per = warmup, schedule, loss_per
+        self.augmentation, self.average_symmetries = augmentation, average_symmetries
         self.head: LinearHead | None = None
         self.backbone: nn.Module | None = None
         self.slide_r: dict[int, np.ndarray] = {}
@@ -111,10 +148,12 @@ class LinearProbe(pl.LightningModule):
         if self.head is not None:
             return
         data = self.trainer.datamodule
-        if self.finetune and not data.pixels:
-            raise ProbeTrainingError(
-                "model.finetune needs data.supply: pixels; features are of a fixed encoder"
-            )
+        for option in ("finetune", "average_symmetries"):
+            if getattr(self, option) and not data.pixels:
+                raise ProbeTrainingError(
+                    f"model.{option} needs data.supply: pixels; features are of a fixed encoder and of "
+                    "patches as they lie"
+                )
         mean, scale = (
             self._standardisation() if self.standardise and data.features is not None else (None, None)
         )
@@ -122,7 +161,8 @@ class LinearProbe(pl.LightningModule):
             data.encoder.dim, torch.as_tensor(data.target_mean, dtype=torch.float32), mean=mean, scale=scale
         )
         if self.finetune:
-            self.backbone = data.encoder._encoder.requires_grad_(requires_grad=True)
+            # Lightning leaves the mode as it is, and a frozen encoder's is evaluation.
+            self.backbone = data.encoder._encoder.requires_grad_(requires_grad=True).train()
         elif data.pixels:
             data.encoder.to(self.trainer.strategy.root_device)
         genes = len(data.genes)
@@ -152,7 +192,7 @@ class LinearProbe(pl.LightningModule):
         return self.head(inputs)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW or SGD with momentum; a cosine by step."""
+        """AdamW or SGD with momentum; the schedule is by step."""
         trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
@@ -160,13 +200,15 @@ class LinearProbe(pl.LightningModule):
         ]
         if self.optimizer_name == "adamw":
             optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
-        elif self.optimizer_name == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
         else:
-            raise ProbeTrainingError(f"model.optimizer {self.optimizer_name!r}; expected adamw or sgd")
+            optimizer = torch.optim.SGD(groups, lr=self.learning_rate, momentum=self.momentum)
         _, total = planned_steps(self.trainer)
         schedule = warmup_cosine(
-            optimizer, warmup=int(self.warmup * total), total=total, start=self.learning_rate / 100, final=0.0
+            optimizer,
+            warmup=int(self.warmup * total),
+            total=total,
+            start=self.learning_rate / 100,
+            final=0.0 if self.schedule == "cosine" else self.learning_rate,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -177,7 +219,7 @@ class LinearProbe(pl.LightningModule):
             key = [self.trainer.datamodule.seed, self.current_epoch, batch_idx, self.global_rank]
             seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
             inputs = augment(inputs, self.augmentation, torch.Generator().manual_seed(seed))
-        loss = masked_mse(self(inputs), batch.targets)
+        loss = masked_mse(self(inputs), batch.targets, per=self.loss_per)
         if not torch.isfinite(loss):
             raise ProbeTrainingError(
                 f"the loss is {float(loss)} at step {self.global_step}; lower model.learning_rate"
@@ -187,9 +229,13 @@ class LinearProbe(pl.LightningModule):
 
     # --- held-out cells -------------------------------------------------------------------------------------
 
+    def predicted(self, inputs: Tensor) -> Tensor:
+        """Held-out predictions `(B, G)`, averaged over symmetries where the options say so."""
+        return symmetric_mean(self, inputs) if self.average_symmetries else self(inputs)
+
     def validation_step(self, batch: ExpressionBatch, batch_idx: int) -> None:
         """Adds the moments of a batch to its slide's."""
-        predicted = self(batch.inputs)
+        predicted = self.predicted(batch.inputs)
         for number in batch.slide.unique().tolist():
             rows = batch.slide == number
             self.by_slide[str(number)].update(predicted[rows], batch.targets[rows])
@@ -198,15 +244,15 @@ class LinearProbe(pl.LightningModule):
 
     def predict_step(self, batch: ExpressionBatch, batch_idx: int) -> dict[str, Tensor]:
         """Predictions with the slide and cell that they are of."""
-        return {"slide": batch.slide, "cell": batch.cell, "expression": self(batch.inputs)}
+        return {"slide": batch.slide, "cell": batch.cell, "expression": self.predicted(batch.inputs)}
 
     def _finish(self, prefix: str) -> None:
         pairs = []
         self.slide_r = {}
         for number, metric in self.by_slide.items():
-            self.slide_r[int(number)] = metric.compute().cpu().numpy()
-            with metric.sync_context(should_sync=metric._to_sync):
+            with metric.sync_context():  # moments of all ranks, merged; nothing where there is one
                 pairs.append(metric.pairs)
+            self.slide_r[int(number)] = pairs[-1].r
             metric.reset()
         stacked = PairMoments.stack(pairs)
         self.pairs = stacked.merged()
