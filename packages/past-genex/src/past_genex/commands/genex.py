@@ -25,7 +25,13 @@ def genex(
         ),
     ] = None,
     settings: Annotated[
-        str, typer.Option(help="intra, inter, cross, patients, random, with commas between.")
+        str,
+        typer.Option(
+            help="With commas between: intra (held-out regions), inter (held-out patients of a cancer type), "
+            "cross (held-out cancer types, of those with two patients or more, as in the paper's methods), "
+            "cross-figure (all cancer types, as in its figure), patients (held-out patients, whatever the "
+            "type), random (leaks, to show what that adds)."
+        ),
     ] = "intra,inter,cross",
     protocol: Annotated[
         str, typer.Option(help="past, or hest: HEST-Bench's own regression of the encoders.")
@@ -37,8 +43,17 @@ def genex(
         Path | None, typer.Option(help="File with one gene (id or symbol) a line; all genes by default.")
     ] = None,
     maps: Annotated[
-        int, typer.Option(help="Genes for Spearman and Moran's I: markers first, then variable ones.", min=0)
+        int,
+        typer.Option(help="Genes for Spearman and Moran's I, markers and variable ones in turn.", min=0),
     ] = 24,
+    ceiling: Annotated[
+        str,
+        typer.Option(
+            help="Genes for the noise ceiling, the r that count noise allows: a number of genes spread from "
+            "rare to frequent, or all. One gene takes about 30 ms a slide; 0 for none."
+        ),
+    ] = "64",
+    resamples: Annotated[int, typer.Option(help="Draws of the bootstrap intervals.", min=1)] = 500,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     batch_size: Annotated[int, typer.Option(help="Patches at a time.", min=1)] = 64,
     epochs: Annotated[int, typer.Option(help="Of ST-Net, which trains anew in every fold.", min=1)] = 10,
@@ -54,12 +69,13 @@ def genex(
     check_folder(output, overwrite=overwrite)
     if protocol not in ("past", "hest"):
         raise InputError(f"protocol {protocol!r}; expected past or hest")
-    named = _names(encoders, "encoders")
+    named, ceiling_genes = _names(encoders, "encoders"), _number_or_all(ceiling)
     from rich.console import Console
 
     from past_core.atomic import replacing
     from past_genex.data.targets import Target
-    from past_genex.evaluation.study import Study, run_hest, run_study
+    from past_genex.evaluation.hest_study import run_hest
+    from past_genex.evaluation.study import Study, run_study
     from past_genex.systems.base import Surroundings
     from past_genex.systems.registry import check_name
 
@@ -81,10 +97,13 @@ def genex(
         if protocol == "hest":
             outcome = run_hest(opened, named, surroundings, folder, genes=chosen, report=status.update)
         else:
-            study = Study(opened, wanted, named, _names(settings, "settings"), surroundings, chosen, maps)
+            study = Study(
+                opened, wanted, named, _names(settings, "settings"), surroundings, chosen, maps,
+                ceiling_genes, resamples,
+            )  # fmt: skip
             outcome = run_study(study, folder, report=status.update)
     for table in outcome.tables:
-        console.print(table)
+        console.print(table, "")
     for line in outcome.notes:
         console.print(line, style="yellow", markup=False, highlight=False)
     console.print(f"{output}: {', '.join(outcome.files)}", markup=False, highlight=False)
@@ -109,3 +128,13 @@ def _names(text: str, what: str) -> list[str]:
     if not names:
         raise InputError(f"--{what} names nothing; give at least one, with commas between several")
     return names
+
+
+def _number_or_all(text: str) -> int | None:
+    from past_genex.commands.inputs import InputError
+
+    if text == "all":
+        return None
+    if not text.isdecimal():
+        raise InputError(f"--ceiling {text!r}; expected a number of genes, or all")
+    return int(text)

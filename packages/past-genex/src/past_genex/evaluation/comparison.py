@@ -17,11 +17,11 @@ RESAMPLES = 500
 NOTHING = "nothing (one region a slide)"
 
 
-def interval(scores: Scores, *, seed: int = 0) -> Interval:
+def interval(scores: Scores, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Mean over genes of pooled r with its interval; NaN limits where there is nothing to draw from."""
     try:
         return bootstrap_mean_r(
-            scores.moments, scores.units, statistic="pooled", resamples=RESAMPLES, seed=seed
+            scores.moments, scores.units, statistic="pooled", resamples=resamples, seed=seed
         )
     except CompareError:
         patients = scores.units["patient"].nunique()
@@ -29,14 +29,14 @@ def interval(scores: Scores, *, seed: int = 0) -> Interval:
         return Interval(value, np.nan, np.nan, NOTHING, patients, 0.95)
 
 
-def differences(scores: Sequence[Scores], *, seed: int = 0) -> pd.DataFrame:
+def differences(scores: Sequence[Scores], *, resamples: int = RESAMPLES, seed: int = 0) -> pd.DataFrame:
     """Every pair of systems, see `compare_systems`; empty where nothing can be compared."""
     if len(scores) < 2:
         return pd.DataFrame()
     moments = {s.system: s.moments for s in scores}
     try:
         return compare_systems(
-            moments, scores[0].units, statistic="pooled", resamples=RESAMPLES, seed=seed
+            moments, scores[0].units, statistic="pooled", resamples=resamples, seed=seed
         ).table
     except CompareError:
         return pd.DataFrame()

@@ -1,28 +1,20 @@
-"""Tables and files of an evaluation."""
+"""Everything about an evaluation as plain values, and its files."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from past_core.atomic import replacing
-from past_genex.evaluation.comparison import differences, interval
+from past_genex.evaluation.comparison import RESAMPLES, differences, interval
 from past_genex.evaluation.run import Evaluation
 from past_genex.evaluation.scores import Scores, nanmean
+from past_genex.evaluation.subsets import Subset, default_subsets
 from past_genex.metrics.compare import Interval
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-MARKERS = (
-    "EPCAM", "KRT5", "KRT7", "KRT8", "KRT14", "KRT17", "KRT19", "FOXA1", "GATA3", "ESR1", "PGR", "ERBB2",
-    "MKI67", "ACTA2", "MYH11", "COL1A1", "PDGFRA", "PDGFRB", "PECAM1", "VWF", "CD3E", "CD4", "CD8A", "FOXP3",
-    "MS4A1", "CD79A", "MZB1", "CD68", "CD163", "CD14", "KIT", "TPSAB1", "CPA3",
-)  # fmt: skip
-"""Symbols of genes that pathology and single-cell atlases tell cell types by."""
+from past_genex.metrics.spatial import autocorrelation_recovery
 
 USE = "research use only"
 
@@ -31,23 +23,6 @@ def symbols_of(evaluation: Evaluation) -> pd.Series:
     """Symbol by gene id, over all slides."""
     symbols = pd.concat([slide.symbols for slide in evaluation.split.slides])
     return symbols[~symbols.index.duplicated()].astype(str)
-
-
-def default_subsets(evaluation: Evaluation, genes: pd.Index) -> dict[str, pd.Index]:
-    """Subsets of genes to report: "all", "hvg" and "markers"; those without a gene are left out.
-
-    Highly variable genes are chosen as HEST-Bench does, see `hest.hest_genes`.
-    """
-    from past_genex.evaluation.hest import HestProtocolError, hest_genes
-
-    symbols = symbols_of(evaluation).reindex(genes)
-    subsets = {"all": genes, "markers": genes[symbols.isin(MARKERS).to_numpy()]}
-    try:
-        variable = hest_genes(evaluation.split.slides)
-        subsets["hvg"] = genes[genes.isin(variable)]
-    except HestProtocolError:
-        pass  # slides of different panels may share no gene
-    return {name: subset for name, subset in subsets.items() if len(subset)}
 
 
 def summarise(scores: Scores, mean: Interval) -> dict[str, Any]:
@@ -90,13 +65,9 @@ def moran_recovery(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float
         "moran_r", Pearson's r over genes (mean over slides with at least three genes), and "moran_truth" and
         "moran_prediction", the mean of each.
     """
-    r = []
-    for t, p in zip(truth, prediction, strict=True):
-        known = np.isfinite(t) & np.isfinite(p)
-        if known.sum() >= 3 and np.ptp(t[known]) > 0 and np.ptp(p[known]) > 0:
-            r.append(float(np.corrcoef(t[known], p[known])[0, 1]))
+    found = [autocorrelation_recovery(t, p).correlation for t, p in zip(truth, prediction, strict=True)]
     return {
-        "moran_r": float(np.mean(r)) if r else None,
+        "moran_r": float(nanmean(np.array(found))),
         "moran_truth": float(nanmean(truth.ravel())),
         "moran_prediction": float(nanmean(prediction.ravel())),
     }
@@ -105,8 +76,9 @@ def moran_recovery(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float
 def report(
     evaluation: Evaluation,
     *,
-    subsets: Mapping[str, pd.Index] | None = None,
+    subsets: Mapping[str, pd.Index | Subset] | None = None,
     ceiling: np.ndarray | None = None,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Everything about an evaluation as plain values.
@@ -114,7 +86,10 @@ def report(
     Args:
         evaluation: what came out.
         subsets: genes by name of the subset; by default `default_subsets`.
-        ceiling: `(G,)` highest r that count noise allows, by gene of the scores.
+        ceiling: `(G,)` highest r within a slide that count noise allows, by gene of the scores; NaN for genes
+            without one. A system's share of it is its mean r within slides over the mean ceiling, of the same
+            genes.
+        resamples: of the bootstrap.
         seed: of the bootstrap.
     """
     split = evaluation.split
@@ -125,6 +100,7 @@ def report(
         "target": evaluation.target.name,
         "use": USE,
         "description": split.describe(),
+        "patients": {slide.patient: slide.cancer_type for slide in split.slides},
         "excluded": dict(split.excluded),
         "skipped": dict(evaluation.skipped),
         "subsets": {},
@@ -132,19 +108,39 @@ def report(
     if not evaluation.scores:
         return out
     genes = evaluation.scores[0].genes
-    for name, subset in (default_subsets(evaluation, genes) if subsets is None else subsets).items():
-        scores = [s.subset(subset) for s in evaluation.scores]
-        intervals = [interval(s, seed=seed) for s in scores]
+    for name, subset in (default_subsets(split, genes) if subsets is None else subsets).items():
+        subset = subset if isinstance(subset, Subset) else Subset(subset, "given")
+        scores = [s.subset(subset.genes) for s in evaluation.scores]
+        intervals = [interval(s, resamples=resamples, seed=seed) for s in scores]
         entry: dict[str, Any] = {
             "genes": len(scores[0].genes),
+            "chosen": subset.chosen,
+            "map_genes": _map_genes(scores[0]),
             "systems": [summarise(s, i) for s, i in zip(scores, intervals, strict=True)],
-            "differences": differences(scores, seed=seed).to_dict("records"),
+            "differences": differences(scores, resamples=resamples, seed=seed).to_dict("records"),
         }
         if ceiling is not None:
-            here = ceiling[genes.get_indexer(scores[0].genes)]
-            entry["noise_ceiling"] = float(nanmean(here))
+            entry |= _against_ceiling(entry["systems"], scores, ceiling[genes.get_indexer(scores[0].genes)])
         out["subsets"][name] = entry
     return out
+
+
+def _map_genes(scores: Scores) -> int:
+    """Genes with a Spearman correlation on some slide."""
+    return int(np.isfinite(scores.maps["spearman"]).any(axis=0).sum()) if scores.maps else 0
+
+
+def _against_ceiling(rows: list[dict[str, Any]], scores: list[Scores], ceiling: np.ndarray) -> dict[str, Any]:
+    """The mean ceiling, its genes, and each row's share of it."""
+    known = np.isfinite(ceiling)
+    for row, each in zip(rows, scores, strict=True):
+        r = each.per_slide()
+        both = known & np.isfinite(r)
+        row["share_of_ceiling"] = float(r[both].mean() / ceiling[both].mean()) if both.any() else None
+    return {
+        "noise_ceiling": float(ceiling[known].mean()) if known.any() else None,
+        "noise_ceiling_genes": int(known.sum()),
+    }
 
 
 def gene_table(evaluation: Evaluation, ceiling: np.ndarray | None = None) -> pd.DataFrame:
@@ -158,58 +154,6 @@ def gene_table(evaluation: Evaluation, ceiling: np.ndarray | None = None) -> pd.
         columns[f"r per slide {scores.system}"] = scores.per_slide()
         columns[f"R2 {scores.system}"] = nanmean(scores.grouped(["fold"])[1].r2)
     return pd.DataFrame(columns, index=genes.rename("gene"))
-
-
-def tables(content: Mapping[str, Any]) -> "list[Table]":
-    """What `report` gave, as tables for the terminal."""
-    from rich.table import Table
-
-    out = []
-    leaks = " · LEAKS ON PURPOSE" if content["leaks_on_purpose"] else ""
-    for name, entry in content["subsets"].items():
-        ceiling = f" · noise ceiling {entry['noise_ceiling']:.3f}" if "noise_ceiling" in entry else ""
-        over = entry["systems"][0]["interval_over"]
-        title = f"{content['split']} ({content['setting']}{leaks}) · {name}: {entry['genes']} genes{ceiling}"
-        table = Table(
-            "system", "r", "95 % CI", "per slide", "sd types", "Spearman", "median R²", "Moran r", "genes",
-            title=title, caption=f"{content['target']} · intervals over {over}",
-        )  # fmt: skip
-        for row in entry["systems"]:
-            table.add_row(
-                row["system"],
-                digits(row["r"]),
-                f"{digits(row['low'])} to {digits(row['high'])}",
-                digits(row["r_per_slide"]),
-                digits(row["sd_over_types"]),
-                digits(row.get("spearman")),
-                digits(row["r2"]),
-                digits(row.get("moran_r")),
-                f"{row['genes']}" + (f" ({row['constant']} constant)" if row["constant"] else ""),
-            )
-        out.append(table)
-    if content["subsets"]:
-        first = next(iter(content["subsets"].values()))
-        patients = list(dict.fromkeys(p for row in first["systems"] for p in row["by_patient"]))
-        table = Table("system", *patients, title=f"{content['split']}: r within slides, by patient")
-        for row in first["systems"]:
-            table.add_row(row["system"], *(digits(row["by_patient"].get(patient)) for patient in patients))
-        out.append(table)
-        if first["differences"]:
-            table = Table(
-                "systems", "difference of r", "95 % CI", "p genes (Holm)", "p slides (Holm)",
-                title=f"{content['split']}: paired differences",
-            )  # fmt: skip
-            best = first["systems"][0]["system"]
-            for d in (d for d in first["differences"] if best in (d["first"], d["second"])):
-                table.add_row(
-                    f"{d['first']} - {d['second']}",
-                    digits(d["difference"]),
-                    f"{digits(d['low'])} to {digits(d['high'])}",
-                    f"{d['p_genes_holm']:.2g}",
-                    f"{d['p_slides_holm']:.2g} ({d['n_slides']} slides)",
-                )
-            out.append(table)
-    return out
 
 
 def digits(value: float | None) -> str:

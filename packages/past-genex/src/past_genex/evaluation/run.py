@@ -94,7 +94,7 @@ def evaluate(
             scores.append(_score(split, system, target, union, maps, progress))
         except (EncoderNotFoundError, SystemUnavailableError) as error:
             skipped[name] = str(error)
-            logger.warning("%s is left out: %s", name, error)
+            logger.info("%s is left out: %s", name, error)
     return Evaluation(split, target, tuple(scores), skipped)
 
 

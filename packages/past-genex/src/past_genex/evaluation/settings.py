@@ -9,8 +9,6 @@ from past_genex.data.slides import ExpressionSlide
 if TYPE_CHECKING:
     from past_genex.data.splits import Split
 
-SETTINGS = ("intra", "inter", "cross", "random")
-
 
 class UnknownSettingError(PastError, ValueError):
     """A name that is no setting's."""
@@ -21,7 +19,8 @@ def build_split(setting: str, slides: Sequence[ExpressionSlide], *, rim_um: floa
 
     Args:
         setting: "intra" (held-out regions of each patient), "inter" (held-out patients of a cancer type),
-            "cross" (held-out cancer types), "patients" (each patient in turn, whatever the type), or "random"
+            "cross" (held-out cancer types, of those with two patients or more), "cross-figure" (held-out
+            cancer types, all of them), "patients" (each patient in turn, whatever the type), or "random"
             (cells dealt at random: leaks, to show what that adds).
         slides: the slides.
         rim_um: width of the buffer between training and test cells of one slide: the widest field that an
@@ -37,6 +36,7 @@ def build_split(setting: str, slides: Sequence[ExpressionSlide], *, rim_um: floa
         "intra": lambda: splits.intra_patient(slides, rim_um=rim_um),
         "inter": lambda: splits.inter_patient(slides),
         "cross": lambda: splits.cross_cancer(slides),
+        "cross-figure": lambda: splits.cross_cancer(slides, variant="figure"),
         "patients": lambda: splits.leave_patients_out(slides),
         "random": lambda: splits.random_cells(slides),
     }

@@ -1,8 +1,8 @@
 """A whole evaluation: settings x systems, with its files."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,27 +12,23 @@ import pandas as pd
 from past_core.errors import PastError
 from past_core.frozen import EncoderNotFoundError
 from past_genex.data.slides import ExpressionSlide, union_genes
-from past_genex.evaluation.hest import HestProtocolError, HestResult, hest_genes, hest_protocol
-from past_genex.evaluation.maps import MapCollector
-from past_genex.evaluation.report import MARKERS, USE, digits, gene_table, tables, write_json
+from past_genex.evaluation.ceilings import CEILING_GENES, mean_ceiling, slide_ceilings, spread_genes
+from past_genex.evaluation.comparison import RESAMPLES
+from past_genex.evaluation.outcome import Outcome, Say, StudyError, slides_table, software
+from past_genex.evaluation.pictures import draw_distribution, draw_maps
+from past_genex.evaluation.report import USE, gene_table, write_json
 from past_genex.evaluation.report import report as build_report
 from past_genex.evaluation.run import Evaluation, evaluate
+from past_genex.evaluation.scores import nanmean
 from past_genex.evaluation.settings import build_split, encoder_field_um
+from past_genex.evaluation.subsets import marker_genes, variable_genes
+from past_genex.evaluation.tables import tables
+from past_genex.metrics.ceiling import CeilingError
 from past_genex.systems.base import Surroundings, System
-from past_genex.systems.features import EncoderFeatures
 from past_genex.systems.registry import build_system
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-
-Say = Callable[[str], None]
-DRAWN = 4
-"""Genes of the picture of maps."""
-
-
-class StudyError(PastError, ValueError):
-    """Nothing of what was asked can be evaluated."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +43,8 @@ class Study:
         surroundings: target, cache, device.
         genes: only these; None for all.
         maps: number of genes for Spearman and Moran's I.
+        ceiling: number of genes for the noise ceiling, see `spread_genes`; None for all, 0 for none.
+        resamples: of the bootstrap.
     """
 
     slides: Sequence[ExpressionSlide]
@@ -56,15 +54,8 @@ class Study:
     surroundings: Surroundings
     genes: pd.Index | None = None
     maps: int = 24
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What is shown of an evaluation: tables, notes on what was left out, and the files' names."""
-
-    tables: "list[Table]"
-    notes: list[str]
-    files: list[str]
+    ceiling: int | None = CEILING_GENES
+    resamples: int = RESAMPLES
 
 
 def run_study(study: Study, folder: Path, *, report: Say = lambda text: None) -> Outcome:
@@ -90,6 +81,7 @@ def run_study(study: Study, folder: Path, *, report: Say = lambda text: None) ->
     contents: dict[str, Any] = {}
     shown: list[Table] = []
     notes: list[str] = []
+    ceilings = _ceilings(study, report, notes)
     for setting in study.settings:
         try:
             split = build_split(setting, study.slides, rim_um=rim)
@@ -112,25 +104,32 @@ def run_study(study: Study, folder: Path, *, report: Say = lambda text: None) ->
             notes.append(f"setting {setting} has no system that can be evaluated")
             continue
         report(f"{setting}: intervals")
-        content = build_report(evaluation, seed=study.surroundings.seed)
+        genes = evaluation.scores[0].genes
+        ceiling = None if ceilings is None else mean_ceiling(ceilings, split.slides, genes)
+        content = build_report(
+            evaluation, ceiling=ceiling, resamples=study.resamples, seed=study.surroundings.seed
+        )
         contents[setting] = content
         shown += tables(content)
-        _write(evaluation, folder, setting)
-        _pictures(evaluation, built, chosen, folder, setting)
+        _write(evaluation, ceiling, folder, setting)
+        draw_distribution(evaluation, folder / f"r-{setting}.png", ceiling=ceiling)
+        draw_maps(evaluation, built, chosen, folder / f"maps-{setting}.png")
     if not contents:
         raise StudyError("nothing could be evaluated: " + "; ".join(notes))
     write_json(
         {
             "use": USE,
             "target": study.surroundings.target.name,
-            "slides": _slides(study.slides),
+            "slides": slides_table(study.slides),
             "rim_um": rim,
             "seed": study.surroundings.seed,
             "spearman_and_moran_genes": list(chosen),
+            "noise_ceiling_genes": [] if ceilings is None else list(ceilings.columns),
+            "resamples": study.resamples,
             "systems": list(study.systems),
             "notes": notes,
             "settings": contents,
-            "software": _software(),
+            "software": software(),
         },
         folder / "results.json",
     )
@@ -138,17 +137,25 @@ def run_study(study: Study, folder: Path, *, report: Say = lambda text: None) ->
 
 
 def map_genes(slides: Sequence[ExpressionSlide], number_of: int, only: pd.Index | None) -> pd.Index:
-    """Genes for Spearman and Moran's I: markers first, then the most variable, then any."""
-    union = union_genes(slides)
-    symbols = pd.concat([slide.symbols for slide in slides])
-    symbols = symbols[~symbols.index.duplicated()].astype(str)
-    try:
-        variable = list(hest_genes(slides))
-    except HestProtocolError:
-        variable = []
-    ranked = [*symbols.index[symbols.isin(MARKERS)], *variable, *union]
+    """Genes for Spearman and Moran's I: markers and the most variable in turn, then any."""
+    in_turn = zip_longest(marker_genes(slides), variable_genes(slides))
+    ranked = [*(gene for pair in in_turn for gene in pair if gene is not None), *union_genes(slides)]
     wanted = dict.fromkeys(gene for gene in ranked if only is None or gene in only)
     return pd.Index(list(wanted)[:number_of], dtype=object)
+
+
+def _ceilings(study: Study, report: Say, notes: list[str]) -> pd.DataFrame | None:
+    """See `slide_ceilings`; None where none is wanted, or counts allow none."""
+    genes = spread_genes(study.slides, study.ceiling, study.genes)
+    if not len(genes):
+        return None
+    try:
+        return slide_ceilings(
+            study.slides, study.surroundings.target, genes, progress=lambda s: report(f"noise ceiling: {s}")
+        )
+    except CeilingError as error:
+        notes.append(f"no noise ceiling: {error}")
+        return None
 
 
 def _widest_field(encoders: Sequence[str]) -> float:
@@ -162,151 +169,10 @@ def _widest_field(encoders: Sequence[str]) -> float:
     return max(fields, default=112.0)
 
 
-def _write(evaluation: Evaluation, folder: Path, setting: str) -> None:
-    gene_table(evaluation).to_csv(folder / f"genes-{setting}.csv", float_format="%.5f")
+def _write(evaluation: Evaluation, ceiling: np.ndarray | None, folder: Path, setting: str) -> None:
+    gene_table(evaluation, ceiling).to_csv(folder / f"genes-{setting}.csv", float_format="%.5f")
     rows = []
     for scores in evaluation.scores:
         slides, r = scores.slide_r()
-        with np.errstate(invalid="ignore"):
-            rows.append(slides.assign(system=scores.system, r=np.nanmean(r, axis=1) if r.size else np.nan))
+        rows.append(slides.assign(system=scores.system, r=nanmean(r.T)))
     pd.concat(rows).to_csv(folder / f"slides-{setting}.csv", index=False, float_format="%.5f")
-
-
-def _pictures(
-    evaluation: Evaluation, built: dict[str, System], chosen: pd.Index, folder: Path, setting: str
-) -> None:
-    """Distribution of r by gene, and maps of a few genes of the first slide by the first system."""
-    from past_genex.figures.distribution import r_distribution
-    from past_genex.figures.maps import gene_maps
-
-    rows = {scores.system: scores.pooled() for scores in evaluation.scores}
-    rows = {name: r for name, r in rows.items() if np.isfinite(r).any()}
-    split = evaluation.split
-    if rows:
-        heading = f"{split.name}: r by gene, {evaluation.target.name}"
-        r_distribution(rows, heading=heading).savefig(folder / f"r-{setting}.png", dpi=150)
-    scores = evaluation.scores[0]
-    r = pd.Series(scores.pooled(), index=scores.genes).reindex(chosen).dropna()
-    drawn = pd.Index(r.sort_values(ascending=False).index[:DRAWN])
-    system = next((s for s in built.values() if s.name == scores.system), None)
-    if system is None or not len(drawn):
-        return
-    fold = split.folds[0]
-    drawn = drawn[drawn.isin(split.genes(fold))]
-    if not len(drawn):
-        return
-    collector = MapCollector(split, evaluation.target, drawn)
-    number_of = min(fold.test)
-    for fold in split.folds:
-        if number_of not in fold.test:
-            continue
-        only = dataclasses.replace(fold, test={number_of: fold.test[number_of]})
-        for number, cells, values in system.predict(split, only, drawn):
-            collector.add(fold, number, cells, values, drawn)
-    cells, predicted, truth = collector.slide(number_of)
-    slide = split.slides[number_of]
-    picture = gene_maps(
-        slide.xy_um[cells],
-        truth,
-        predicted,
-        titles=[str(slide.symbols.get(gene, gene)) for gene in drawn],
-        heading=f"{slide.name}, held out ({split.name}), {scores.system}",
-        unit=evaluation.target.name,
-    )
-    picture.savefig(folder / f"maps-{setting}.png", dpi=150)
-
-
-def run_hest(
-    slides: Sequence[ExpressionSlide],
-    encoders: Sequence[str],
-    surroundings: Surroundings,
-    folder: Path,
-    *,
-    genes: pd.Index | None = None,
-    report: Say = lambda text: None,
-) -> Outcome:
-    """HEST-Bench's protocol for every encoder, see `hest`.
-
-    Raises:
-        StudyError: no encoder's weights are here.
-        HestProtocolError, SplitError: slides on which it cannot run.
-    """
-    from rich.table import Table
-
-    from past_core.encoders import load_image_encoder
-
-    split = build_split("patients", slides, rim_um=0.0)
-    chosen = hest_genes(split.slides) if genes is None else genes
-    results: list[tuple[HestResult, float]] = []
-    notes = []
-    for name in encoders:
-        report(f"HEST-Bench protocol: {name}")
-        try:
-            encoder = load_image_encoder(name)
-        except EncoderNotFoundError as error:
-            notes.append(f"{name} is left out: {error}")
-            continue
-        features = EncoderFeatures(encoder, surroundings)
-        made = hest_protocol(name, split, lambda i, f=features: f.of(split.slides[i]), genes=chosen)
-        results.append((made, encoder.field_um))
-    if not results:
-        raise StudyError("no encoder could be evaluated: " + "; ".join(notes))
-    folds = results[0][0].folds
-    table = Table(
-        "encoder", "field µm", "r", "sd", *folds, "constant",
-        title=f"HEST-Bench protocol: {len(chosen)} genes, {split.name}",
-    )  # fmt: skip
-    rows = []
-    for made, field_um in results:
-        table.add_row(
-            made.system, f"{field_um:g}", digits(made.mean), digits(made.sd),
-            *(digits(value) for value in made.per_fold), str(made.constant),
-        )  # fmt: skip
-        rows.append(
-            {
-                "encoder": made.system,
-                "field_um": field_um,
-                "r": made.mean,
-                "sd": made.sd,
-                "per_fold": dict(zip(folds, made.per_fold.tolist(), strict=True)),
-                "dimensions": made.dimensions.tolist(),
-                "cells": made.n.tolist(),
-                "constant": made.constant,
-            }
-        )
-    columns = {
-        f"{made.system} {fold}": r for made, _ in results for fold, r in zip(folds, made.r, strict=True)
-    }
-    pd.DataFrame(columns, index=chosen.rename("gene")).to_csv(folder / "genes-hest.csv", float_format="%.5f")
-    content = {
-        "protocol": "hest",
-        "use": USE,
-        "target": "log1p(counts)",
-        "genes": list(chosen),
-        "slides": _slides(slides),
-        "description": split.describe(),
-        "encoders": rows,
-        "notes": notes,
-        "software": _software(),
-    }
-    write_json(content, folder / "results.json")
-    return Outcome([table], notes, sorted(path.name for path in folder.iterdir()))
-
-
-def _slides(slides: Sequence[ExpressionSlide]) -> list[dict[str, Any]]:
-    return [
-        {
-            "slide": slide.name,
-            "patient": slide.patient,
-            "cancer_type": slide.cancer_type,
-            "cells": slide.n_cells,
-            "genes": len(slide.genes),
-        }
-        for slide in slides
-    ]
-
-
-def _software() -> str:
-    from importlib.metadata import version
-
-    return f"past-genex {version('past-genex')}"

@@ -114,10 +114,19 @@ def compare_systems(
     if len(systems) < 2:
         raise CompareError(f"{len(systems)} systems; expected at least two to compare")
     rows, patients = [], []
+    weights, kind = _draws(units, next(iter(systems.values())), statistic, resamples, seed)
+    kept: dict[tuple[str, bytes], np.ndarray] = {}
+
+    def means(name: str, pairs: PairMoments) -> np.ndarray:
+        # Most systems predict the same genes, and are then drawn once for all their pairs.
+        key = (name, (pairs.n > 0).tobytes())
+        if key not in kept:
+            kept[key] = _means(pairs, units, weights, statistic)
+        return kept[key]
+
     for first, second in combinations(systems, 2):
         a, b = _common(systems[first], systems[second])
-        weights, kind = _draws(units, a, statistic, resamples, seed)
-        mean_a, mean_b = (_means(pair, units, weights, statistic) for pair in (a, b))
+        mean_a, mean_b = means(first, a), means(second, b)
         found = _interval(mean_a - mean_b, kind, units, confidence)
         slide = [_by_slide(pair, units) for pair in (a, b)]
         p_genes, n_genes = wilcoxon(_nanmean(slide[0], 0), _nanmean(slide[1], 0))
