@@ -124,6 +124,23 @@ def test_a_fold_that_is_not_drawn_drops_out() -> None:
     np.testing.assert_allclose([found.low, found.high], own, atol=1e-10)
 
 
+def test_genes_of_few_patients_count_as_often_as_they_are_drawn() -> None:
+    """Badly predicted genes of one patient each: they must not drop out of the draws, and lift the mean."""
+    cohort = Cohort(8, regions=1, cells=200, genes=24)
+    pairs = cohort.system(0.6)
+    rng = np.random.default_rng(2)
+    flat = PairMoments.stack([PairMoments.of(rng.normal(size=t.shape), t) for t in cohort.truth])
+    fields = ("n", "mean_p", "mean_t", "pp", "tt", "pt")
+    mixed = {f: getattr(pairs, f).copy() for f in fields}
+    for gene in range(16):  # measured in one patient, and not predicted
+        for f in fields:
+            mixed[f][:, gene] = 0
+            mixed[f][gene % 8, gene] = getattr(flat, f)[gene % 8, gene]
+    found = bootstrap_mean_r(PairMoments(**mixed), cohort.units, resamples=1000)
+    width = found.high - found.low
+    assert abs((found.low + found.high) / 2 - found.estimate) < 0.2 * width
+
+
 def test_systems_are_compared_where_folds_hold_one_region() -> None:
     cohort = Cohort(2, regions=4)
     systems = {"good": cohort.system(0.8), "none": cohort.system(0.0)}

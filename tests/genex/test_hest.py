@@ -63,7 +63,6 @@ def test_the_protocol_is_scikit_learns(slides: list[ExpressionSlide], split: Spl
     assert result.dimensions.tolist() == [256, 256, 256]
     assert result.mean == pytest.approx(np.mean([np.nanmean(r) for r in result.r]))
     assert result.sd == pytest.approx(np.std([np.nanmean(r) for r in result.r]))
-    assert result.mean > 0.1
 
 
 def test_genes_are_in_a_tenth_of_the_cells_of_every_slide(slides: list[ExpressionSlide]) -> None:

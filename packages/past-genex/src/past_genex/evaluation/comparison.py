@@ -56,7 +56,7 @@ def gene_intervals(
         weights, over = draw_units(scores.units, resamples=resamples, seed=seed)
     except CompareError:
         return low, high, NOTHING
-    for part, r in resampled_r(scores.moments, scores.units, weights[1:], "pooled"):
+    for part, r, _ in resampled_r(scores.moments, scores.units, weights[1:], "pooled"):
         some = np.flatnonzero(~np.isnan(r).all(axis=0))
         if len(some):
             low[part][some], high[part][some] = np.nanquantile(r[:, some], [0.025, 0.975], axis=0)

@@ -158,7 +158,8 @@ def gene_table(evaluation: Evaluation, ceiling: np.ndarray | None = None) -> pd.
 
 def digits(value: float | None) -> str:
     """Three digits, or a dash."""
-    return "-" if value is None or not np.isfinite(value) else f"{value:.3f}"
+    # Zero is added for -0.0.
+    return "-" if value is None or not np.isfinite(value) else f"{round(value, 3) + 0.0:.3f}"
 
 
 def write_json(content: Mapping[str, Any] | Sequence[Any], path: Path) -> None:

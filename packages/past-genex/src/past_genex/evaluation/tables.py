@@ -8,6 +8,9 @@ from past_genex.evaluation.report import digits
 if TYPE_CHECKING:
     from rich.table import Table
 
+LABELS = {"all": "all genes", "markers": "marker genes", "hvg": "highly variable genes"}
+"""Subsets of genes in titles."""
+
 
 def plain_table(title: str, *columns: str, caption: str | None = None) -> "Table":
     """A table with little between its columns: text on the left, then figures on the right."""
@@ -32,7 +35,9 @@ def tables(content: Mapping[str, Any]) -> "list[Table]":
         return []
     leaks = " (LEAKS ON PURPOSE)" if content["leaks_on_purpose"] else ""
     heading = f"{content['split']}{leaks}"
-    out = [_systems(f"{heading}, {name}", entry) for name, entry in content["subsets"].items()]
+    out = [
+        _systems(f"{heading}, {LABELS.get(name, name)}", entry) for name, entry in content["subsets"].items()
+    ]
     first = next(iter(content["subsets"].values()))
     out.append(_patients(heading, content["patients"], first["systems"]))
     if first["differences"]:
@@ -46,7 +51,7 @@ def _systems(heading: str, entry: Mapping[str, Any]) -> "Table":
     genes = [row["genes"] for row in systems]
     scored = max(genes)
     table = plain_table(
-        f"{heading}: {'' if scored == entry['genes'] else f'{scored} of '}{entry['genes']} genes",
+        f"{heading}: {'' if scored == entry['genes'] else f'{scored} of '}{entry['genes']}",
         "system", "r", "95 % CI", "within\nslides", "Spear-\nman", "median\nR²", "Moran\nr",
         *(["of\nceiling"] if ceiling is not None else []),
         caption=_caption(entry),
@@ -64,7 +69,7 @@ def _systems(heading: str, entry: Mapping[str, Any]) -> "Table":
         ]
         if ceiling is not None:
             share = row["share_of_ceiling"]
-            cells.append("-" if share is None else f"{share:.0%}")
+            cells.append("-" if share is None else f"{round(share, 2) + 0.0:.0%}")
         table.add_row(*cells)
     if ceiling is not None:
         table.add_row("noise ceiling", "", "", digits(ceiling), *[""] * 4, style="dim")

@@ -62,8 +62,8 @@ def bootstrap_mean_r(
     "pooled", r over all test cells of each fold; mean over folds, over genes. See `resampled_r`.
 
     Six patients or more are drawn with replacement. With fewer, the regions of each slide are, see
-    `draw_units`: the interval then covers the choice of regions within these patients only. Genes without an
-    r in a draw (constant truth) are left out of that draw's mean.
+    `draw_units`: the interval then covers the choice of regions within these patients only. A gene
+    counts in a draw's mean by how much of it was drawn, so that the mean is over the same genes throughout.
 
     Args:
         pairs: `(U, G)`.
@@ -202,11 +202,12 @@ def _draws(
 
 
 def _means(pairs: PairMoments, units: pd.DataFrame, weights: np.ndarray, statistic: Statistic) -> np.ndarray:
-    """`(B,)` mean over genes of r under each row of weights."""
+    """`(B,)` mean over genes of r under each row of weights, of which the first is one for every unit."""
     total, count = np.zeros((2, len(weights)))
-    for _, r in resampled_r(pairs, units, weights, statistic):
-        total += np.nan_to_num(r).sum(axis=1)
-        count += (~np.isnan(r)).sum(axis=1)
+    for _, r, drawn in resampled_r(pairs, units, weights, statistic):
+        share = np.divide(drawn, drawn[0], out=np.zeros_like(drawn), where=drawn[0] > 0)
+        total += (share * np.nan_to_num(r)).sum(axis=1)
+        count += share.sum(axis=1)
     return np.divide(total, count, out=np.full(len(total), np.nan), where=count > 0)
 
 

@@ -60,7 +60,7 @@ def draw_units(units: pd.DataFrame, *, resamples: int, seed: int = 0) -> tuple[n
 
 def resampled_r(
     pairs: PairMoments, units: pd.DataFrame, weights: np.ndarray, statistic: Statistic
-) -> Iterator[tuple[slice, np.ndarray]]:
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Pearson's r of every gene under every row of weights, some genes at a time.
 
     For "slide", r of each slide in each fold; mean over a slide's folds, then over slides. For "pooled", r
@@ -75,7 +75,10 @@ def resampled_r(
         statistic: see above.
 
     Yields:
-        The genes, and `(B, those genes)` r; NaN where no set has one.
+        The genes, `(B, those genes)` r, NaN where no set has one, and how much of each gene was drawn: the
+        number of sets that have an r, by their weights. A mean over genes should count a gene by this, over
+        what it is where the units are as they are: else genes of few patients drop out of many draws, and
+        the mean is over other genes than the estimate.
     """
     outer = "slide" if statistic == "slide" else "fold"
     groups = []
@@ -97,7 +100,7 @@ def resampled_r(
             share = weights[:, np.concatenate(folds)].mean(axis=1, keepdims=True) * (below > 0)
             top += share * np.divide(above, below, out=np.zeros_like(above), where=below > 0)
             bottom += share
-        yield genes, np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+        yield genes, np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0), bottom
 
 
 def weighted_r(pairs: PairMoments, weights: np.ndarray) -> np.ndarray:
