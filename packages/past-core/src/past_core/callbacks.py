@@ -18,9 +18,17 @@ from past_core.retrieval import SlideEmbeddings, partner_ranks
 logger = logging.getLogger(__name__)
 
 
+def run_folder(trainer: pl.Trainer) -> Path:
+    """The run's folder, asked on one rank alone: `trainer.log_dir` would wait for all of them."""
+    logger = trainer.logger
+    return Path(
+        getattr(logger, "log_dir", None) or getattr(logger, "save_dir", None) or trainer.default_root_dir
+    )
+
+
 def _publish(trainer: pl.Trainer, tag: str, figure: object) -> None:
     """Writes a figure to `<log dir>/<tag>.png` and to every TensorBoard logger."""
-    folder = Path(trainer.log_dir or trainer.default_root_dir)
+    folder = run_folder(trainer)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{tag}.png"
     figure.savefig(path, dpi=110)

@@ -2,17 +2,17 @@
 
 import json
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
+import torch
 import torch.distributed as dist
-from lightning.pytorch.callbacks import BasePredictionWriter
 
 from past_core.atomic import replacing
+from past_core.callbacks import run_folder
 from past_core.errors import PastError
 from past_genex.metrics.pairs import PairMoments
 from past_genex.probe.model import USE
@@ -33,7 +33,7 @@ def _names(data: pl.LightningDataModule) -> list[str]:
     return [f"{name}-{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
-class HeldOutPredictions(BasePredictionWriter):
+class HeldOutPredictions(pl.Callback):
     """Writes `predictions/SLIDE.h5ad` beside the run's checkpoints: predicted X, and layer `measured`.
 
     Cells are those of the held-out fold, each once whatever the number of ranks; `var["r"]` is Pearson's r
@@ -41,23 +41,26 @@ class HeldOutPredictions(BasePredictionWriter):
     """
 
     def __init__(self) -> None:
-        super().__init__(write_interval="epoch")
+        self._batches: list[dict[str, np.ndarray]] = []
 
-    def write_on_epoch_end(
+    def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: "LinearProbe",
-        predictions: Sequence[dict],
-        batch_indices: Sequence[object],
+        outputs: dict[str, torch.Tensor],
+        *args: object,
     ) -> None:
+        """Keeps a batch's predictions on the host."""
+        self._batches.append({key: value.cpu().numpy() for key, value in outputs.items()})
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: "LinearProbe") -> None:
         """Brings all ranks' cells together and writes them on the first.
 
         Raises:
             PredictionWriteError: the folder cannot be written to, or the disk is full.
         """
-        own = {
-            key: np.concatenate([each[key].cpu().numpy() for each in predictions]) for key in predictions[0]
-        }
+        batches, self._batches = self._batches, []
+        own = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
         parts = [own]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size if trainer.is_global_zero else None
@@ -65,7 +68,7 @@ class HeldOutPredictions(BasePredictionWriter):
         if not trainer.is_global_zero:
             return
         whole = {key: np.concatenate([part[key] for part in parts]) for key in own}
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / "predictions"
+        folder = run_folder(trainer) / "predictions"
         for number in np.unique(whole["slide"]):
             rows = np.flatnonzero(whole["slide"] == number)
             rows = rows[np.argsort(whole["cell"][rows], kind="stable")]

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from past_core.augment import Augmentation, augment, dihedral
+from past_core.callbacks import run_folder
 from past_core.errors import PastError
 from past_core.training.optimisation import planned_steps, warmup_cosine
 from past_genex.data.batches import ExpressionBatch
@@ -309,7 +309,7 @@ class LinearProbe(pl.LightningModule):
         """Writes the probe beside the run's checkpoints."""
         if self.finetune or not self.trainer.is_global_zero:
             return
-        folder = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints"
+        folder = run_folder(self.trainer) / "checkpoints"
         logger.info("wrote %s", save_probe(self.probe(), folder / PROBE_FILE))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
