@@ -7,6 +7,7 @@ tissue of several dozen cells under it.
 import logging
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +32,12 @@ SPOT_UM = 100.0
 """Diameter of a spot."""
 ASSAY = "10x 3' transcription profiling"
 """The vocabulary has no token for arrays of spots; their chemistry captures 3' ends of transcripts."""
-VERSION = 1
+MIN_COUNTS = 100
+"""Spots with fewer counts are left out (6 of 1,180): shares of so few counts are noise, which normalisation
+would turn into the largest values of all. The median spot of section B4 has 648."""
+FULL_WIDTHS = {"A1": 6954, "B4": 9272, "C2": 9274, "C3": 9270, "C4": 9278}
+"""Width of the image that each selection's pixels refer to."""
+VERSION = 2
 """Raised whenever the stores made here change."""
 
 
@@ -81,12 +87,21 @@ def read_spots(path: Path, image_width: int) -> Spots:
     Args:
         path: `SECTION_selection.tsv`.
         image_width: of the image in pixels.
+
+    Raises:
+        Her2stError: other columns, or another section.
     """
     table = pd.read_csv(path, sep="\t")
     wanted = ["x", "y", "new_x", "new_y", "pixel_x", "pixel_y"]
     if not set(wanted) <= set(table.columns):
         raise Her2stError(f"{path} has the columns {', '.join(table.columns)}; expected {', '.join(wanted)}")
-    factor = image_width / FULL_WIDTHS[path.name.split("_")[0]]
+    section = path.name.split("_")[0]
+    if section not in FULL_WIDTHS:
+        raise Her2stError(
+            f"{path} is of section {section!r}, and the width of the image that its pixels refer to is known "
+            f"for {', '.join(FULL_WIDTHS)} only"
+        )
+    factor = image_width / FULL_WIDTHS[section]
     places = table[["pixel_x", "pixel_y"]].to_numpy(np.float64) * factor
     array = np.column_stack([table[["new_x", "new_y"]].to_numpy(np.float64), np.ones(len(table))])
     slope = np.linalg.lstsq(array, places, rcond=None)[0][:2]
@@ -95,15 +110,14 @@ def read_spots(path: Path, image_width: int) -> Spots:
     return Spots(pd.DataFrame(places, index=index, columns=["x", "y"]), float(PITCH_UM / pitch_px))
 
 
-FULL_WIDTHS = {"A1": 6954, "B4": 9272, "C2": 9274, "C3": 9270, "C4": 9278}
-"""Width of the image that each selection's pixels refer to."""
-
-
-def her2st_slides(data: Path | None = None, *, cache: Path | None = None) -> list[Path]:
+def her2st_slides(
+    data: Path | None = None, *, sections: Sequence[str] = SECTIONS, cache: Path | None = None
+) -> list[Path]:
     """The sections' slide stores, made once into the user's cache (about a minute).
 
     Args:
         data: the data set's folder, see `find_her2st`.
+        sections: which of `SECTIONS`.
         cache: other folder of the cache.
 
     Raises:
@@ -111,8 +125,8 @@ def her2st_slides(data: Path | None = None, *, cache: Path | None = None) -> lis
     """
     folder = find_her2st(data)
     root = cache_folder(cache) / "her2st" / f"v{VERSION}"
-    paths = [root / f"{section}.zarr" for section in SECTIONS]
-    for section, path in zip(SECTIONS, paths, strict=True):
+    paths = [root / f"{section}.zarr" for section in sections]
+    for section, path in zip(sections, paths, strict=True):
         if not is_store(path):
             _make(folder, section, path)
     return paths
@@ -136,6 +150,10 @@ def _make(folder: Path, section: str, path: Path) -> None:
         raise Her2stError(f"{counts_path} and {spots_path} share no spot")
     if len(shared) < len(counts):
         logger.info("%s: %d spots have counts and no place", section, len(counts) - len(shared))
+    enough = counts.loc[shared].sum(axis=1) >= MIN_COUNTS
+    if not enough.all():
+        logger.info("%s: %d spots have fewer than %d counts", section, int((~enough).sum()), MIN_COUNTS)
+    shared = shared[enough.to_numpy()]
     table = ad.AnnData(
         sparse.csr_matrix(counts.loc[shared].to_numpy(np.int32)),
         obs=pd.DataFrame(index=shared),
