@@ -29,12 +29,20 @@ def past(*arguments: object) -> str:
     return result.output
 
 
-def test_genex_writes_its_results(tiny_slides: Sequence[Path], tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def few_genes(tiny_slides: Sequence[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("genes") / "genes.txt"
+    path.write_text("\n".join(ExpressionSlide(tiny_slides[0]).genes[:40]))
+    return path
+
+
+def test_genex_writes_its_results(tiny_slides: Sequence[Path], few_genes: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     systems = "ridge:demo,ridge:uni,untrained:demo,mean,neighbours"
     text = past(
-        "genex", *tiny_slides, "-o", out, "--systems", systems, "--settings", "patients,inter", "--maps", 6
-    )
+        "genex", *tiny_slides, "-o", out, "--systems", systems, "--settings", "patients,inter", "--maps", 3,
+        "--genes", few_genes, "--ceiling", 4, "--resamples", 20,
+    )  # fmt: skip
     content = json.loads((out / "results.json").read_text())
     assert set(content["settings"]) == {"patients"}
     notes = " ".join(content["notes"])
@@ -44,6 +52,11 @@ def test_genex_writes_its_results(tiny_slides: Sequence[Path], tmp_path: Path) -
     rows = {row["system"]: row for row in content["settings"]["patients"]["subsets"]["all"]["systems"]}
     assert rows["ridge:demo"]["r"] > rows["untrained:demo"]["r"]
     table = pd.read_csv(out / "genes-patients.csv", index_col="gene")
+    assert len(table) == 40
+    assert 1 <= table["noise_ceiling"].notna().sum() <= 4
+    ceiling = content["settings"]["patients"]["subsets"]["all"]["noise_ceiling"]
+    assert table["noise_ceiling"].mean() == pytest.approx(ceiling, abs=1e-4)
+    assert "noise ceiling" in text
     assert np.nanmean(table["r ridge:demo"]) == pytest.approx(rows["ridge:demo"]["r"], abs=1e-3)
     assert {"r-patients.png", "maps-patients.png", "slides-patients.csv"} <= {p.name for p in out.iterdir()}
     assert "results.json" in text
@@ -95,4 +108,6 @@ def test_what_cannot_be_used_is_refused_before_any_work(tiny_slides: Sequence[Pa
         past("genex", tiny_slides[0], tiny_slides[0], "-o", tmp_path / "o")
     with pytest.raises(InputError, match="protocol"):
         past("genex", *tiny_slides, "-o", tmp_path / "o", "--protocol", "other")
+    with pytest.raises(InputError, match="number of genes, or all"):
+        past("genex", *tiny_slides, "-o", tmp_path / "o", "--ceiling", "some")
     assert not (tmp_path / "o").exists()
