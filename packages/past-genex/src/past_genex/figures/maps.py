@@ -104,7 +104,8 @@ def gene_maps(
 
 
 def _r(value: float, label: str) -> str:
-    return f"{label} = {value:.2f}".replace("-", "\N{MINUS SIGN}") if np.isfinite(value) else f"{label}: n/a"
+    number = f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+    return f"{label} = {number}" if np.isfinite(value) else f"{label}: n/a"
 
 
 def _limits(values: np.ndarray, percentiles: tuple[float, float]) -> tuple[float, float]:

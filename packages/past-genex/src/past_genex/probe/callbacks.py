@@ -45,6 +45,7 @@ class ExpressionPictures(pl.Callback):
             return
         cells, predicted = self._predict(trainer, pl_module, number)
         slide = data.slides[number]
+        where = slide.name if slide.name == slide.patient else f"{slide.name}, patient {slide.patient}"
         figure = gene_maps(
             slide.xy_um[cells],
             slide.expression(data.target, data.genes[best], cells),
@@ -52,8 +53,8 @@ class ExpressionPictures(pl.Callback):
             titles=[str(s) for s in data.symbols[best]],
             r=own[best],
             r_label="held-out r",
-            heading=f"{slide.name} ({slide.patient}), {len(cells):,} held-out cells, "
-            f"{data.encoder.name} on {data.n_train:,} training cells{made_up}",
+            heading=f"{where}: {len(cells):,} held-out cells; probe on {data.encoder.name}, "
+            f"{data.n_train:,} training cells{made_up}",
         )
         _publish(trainer, "maps", figure)
 
