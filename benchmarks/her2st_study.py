@@ -19,7 +19,8 @@ are what two CPU cores can do in ten minutes:
 
 Three patients and one seed: the intervals draw regions within patients, and say nothing of other patients.
 Statistics live in a temporary folder (3 GB); slide stores, embeddings and pretrained checkpoints are kept in
-the cache, so that a second run is faster. Where the cores are shared, OMP_NUM_THREADS=1 is faster: OpenMP's threads wait for each other.
+the cache, so that a second run is faster. Where the cores are shared, OMP_NUM_THREADS=1 is faster: OpenMP's
+threads wait for each other.
 """
 
 import dataclasses
@@ -320,6 +321,7 @@ def run_her2st(profile: str, data: Path | None = None) -> Report:
         if (d["first"], d["second"]) == (PRETRAINED, UNTRAINED)
     ]
     ready = [fold for fold, there in kept.items() if there]
+    found = f" (checkpoints of {', '.join(ready)} were in the cache)" if ready else ""
     minutes = (time.perf_counter() - start) / 60
     return Report(
         name="genex-her2st",
@@ -327,11 +329,7 @@ def run_her2st(profile: str, data: Path | None = None) -> Report:
         columns=["system", "r", "95 % CI", "per slide", *patients],
         rows=table,
         goal="every arm is shown whatever it says; shuffled embeddings within 0.05 of r = 0 within sections",
-        figure=(
-            f"r {', '.join(arms)}; shuffled {digits(chance)}; "
-            f"{minutes:.1f} min"
-            + (f" (checkpoints of {', '.join(ready)} were in the cache)" if ready else "")
-        ),
+        figure=(f"r {', '.join(arms)}; shuffled {digits(chance)}; {minutes:.1f} min{found}"),
         passed=chance is not None and abs(chance) < 0.05,
         details={
             "minutes": minutes,
