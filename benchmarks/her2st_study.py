@@ -1,8 +1,8 @@
 """Leave-one-patient-out on her2st: does contrastive pretraining on the training patients help the probe?
 
-The unit is a spot of 100 µm with at least 100 counts. No choice below was made by comparing scores, but tables
-of the profile `ci`, which score these same patients, had been seen before the choices were fixed. Numbers of
-epochs are what two CPU cores can do in about ten minutes:
+The unit is a spot of 100 µm with at least 100 counts. No choice below was made by comparing scores, but
+tables of the profile `ci`, which score these same patients, had been seen before the choices were fixed.
+Numbers of epochs are what two CPU cores can do in about ten minutes:
 
 - Genes: with a count in at least 10 % of the spots of every section; of these the 250 of highest mean, as
   ST-Net has it. The choice uses all sections, as published studies do; no model sees a test patient's count.
