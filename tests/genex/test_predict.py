@@ -79,10 +79,12 @@ def test_a_store_through_the_command(
 
     file, output = save_probe(probe, tmp_path / "probe.safetensors"), tmp_path / "pred.zarr"
     command = ["predict", str(tiny_slides[0]), "--probe", str(file), "-o", str(output), "--device", "cpu"]
+    command += ["--min-r", "0.2"]
     result = CliRunner().invoke(build_app(), command)
     assert result.exit_code == 0, result.output
     assert "synthetic" in result.output
     assert "3 genes flagged" in result.output
+    assert "was fitted on" not in result.output
     slide = ExpressionSlide(tiny_slides[0])
 
     made = read_prediction(output)
@@ -109,11 +111,12 @@ def test_a_store_through_the_command(
     again = CliRunner().invoke(build_app(), command)
     assert again.exit_code != 0
     assert "--overwrite" in again.output + str(again.exception)
-    assert (
-        CliRunner().invoke(build_app(), [*command, "--overwrite", "--genes", "G3,ENSG00000000000"]).exit_code
-        == 0
-    )
+    save_probe(replace(probe, slides=("P1",)), file)
+    seen = CliRunner().invoke(build_app(), [*command, "--overwrite", "--genes", "G3,ENSG00000000000"])
+    assert seen.exit_code == 0, seen.output
     assert list(read_prediction(output).genes["symbol"]) == ["G3", "G0"]
+    assert "is one of the slides that the probe was fitted on" in seen.output
+    assert read_prediction(output).manifest["training_slide"] is True
 
 
 def test_nuclei_of_an_image(image: Path, probe: Probe, encoder: FrozenEncoder, tmp_path: Path) -> None:

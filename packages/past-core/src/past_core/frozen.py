@@ -73,6 +73,11 @@ class FrozenEncoder:
         return self.mpp * self.patch_size
 
     @property
+    def network(self) -> ImageEncoder:
+        """The network itself, without the projection: for its configuration, or to train it further."""
+        return self._encoder
+
+    @property
     def device(self) -> torch.device:
         """Where it runs."""
         return self._encoder.scale.device

@@ -117,7 +117,9 @@ def embed(
             "The demo encoder was trained on synthetic tissue: for trying out only.", err=True, fg="yellow"
         )
 
-    with _progress() as bar:
+    from past_core.commands.progress import progress_bar
+
+    with progress_bar() as bar:
 
         def one(path: Path, destination: Path, slide_mpp: float | None) -> None:
             task = bar.add_task(path.name, total=None)
@@ -169,20 +171,6 @@ def embed(
     typer.echo(", ".join(f"{number} {status}" for status, number in count.items()))
     if count["failed"]:
         raise typer.Exit(1)
-
-
-def _progress() -> "Progress":
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        transient=True,
-    )
 
 
 def _advance(bar: "Progress", task: "TaskID") -> "Callable[[int, int], None]":

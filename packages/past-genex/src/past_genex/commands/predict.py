@@ -37,7 +37,7 @@ def predict(
     ] = None,
     min_r: Annotated[
         float, typer.Option(help="Held-out r below which a gene is flagged.", min=-1, max=1)
-    ] = 0.2,
+    ] = 0.1,
     mpp: Annotated[float | None, typer.Option(help="µm per pixel of an image that does not say.")] = None,
     batch_size: Annotated[int, typer.Option(help="Patches at a time.", min=1)] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -68,9 +68,9 @@ def predict(
                 fg="yellow",
             )
         wanted = None if genes is None else [gene.strip() for gene in genes.split(",") if gene.strip()]
-        from past_core.commands.embed import _progress
+        from past_core.commands.progress import progress_bar
 
-        with _progress() as bar:
+        with progress_bar() as bar:
             tasks: dict[str, int] = {}
 
             def report(what: str, done: int, total: int) -> None:
@@ -90,6 +90,13 @@ def predict(
                 overwrite=overwrite,
                 progress=report,
             )
+    if made.manifest["training_slide"]:
+        typer.secho(
+            f"{made.manifest['slide']} is one of the slides that the probe was fitted on: its held-out r "
+            "says nothing about these predictions.",
+            err=True,
+            fg="yellow",
+        )
     flagged = int((~made.genes["trusted"]).sum())
     typer.echo(f"{output}: {made.n_cells} cells ({made.manifest['segmenter']}), {len(made.genes)} genes")
     typer.echo(

@@ -17,6 +17,7 @@ from past_genex.predict.cells import Cells, found_cells, listed_cells, stored_ce
 from past_genex.predict.reading import FORMAT, KIND, Prediction, read_prediction
 from past_genex.predict.writing import check_output, write_prediction
 from past_genex.probe.files import Probe
+from past_genex.probe.trust import DEFAULT_THRESHOLD
 
 if TYPE_CHECKING:
     from past_core.frozen import FrozenEncoder
@@ -35,7 +36,7 @@ def predict_slide(
     *,
     centroids: Path | None = None,
     genes: Sequence[str] | None = None,
-    min_r: float = 0.2,
+    min_r: float = DEFAULT_THRESHOLD,
     batch_size: int = 64,
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -95,7 +96,8 @@ def predict_slide(
         "software": f"past-genex {version('past-genex')}",
         "use": card["use"],
         "synthetic": bool(probe.demo or encoder.demo),
-        "slide": slide.name,
+        "slide": _name(slide),
+        "training_slide": _name(slide) in probe.slides,
         "source": source_key(slide.path),
         "mpp": float(mpp),
         "encoder": encoder.name,
@@ -120,6 +122,11 @@ def predict_slide(
     )
     sweep(output)
     return read_prediction(output)
+
+
+def _name(slide: Slide) -> str:
+    """A slide store's own name; of other slides that of the file."""
+    return slide.store.name if isinstance(slide, StoredSlide) else slide.name
 
 
 def _cells(slide: Slide, centroids: Path | None, progress: Progress | None) -> Cells:

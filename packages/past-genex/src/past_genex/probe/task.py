@@ -162,7 +162,7 @@ class LinearProbe(pl.LightningModule):
         )
         if self.finetune:
             # Lightning leaves the mode as it is, and a frozen encoder's is evaluation.
-            self.backbone = data.encoder._encoder.requires_grad_(requires_grad=True).train()
+            self.backbone = data.encoder.network.requires_grad_(requires_grad=True).train()
         elif data.pixels:
             data.encoder.to(self.trainer.strategy.root_device)
         genes = len(data.genes)

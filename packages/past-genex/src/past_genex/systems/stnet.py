@@ -3,6 +3,10 @@
 He et al., "Integrating spatial gene expression and breast tumour morphology via deep learning", Nature
 Biomedical Engineering 2020: DenseNet-121 with ImageNet's weights, one linear layer to the genes whose bias
 starts at their mean, squared error, random flips and quarter turns, 112 µm fields around each spot (224 px).
+
+Not as published: AdamW over one cycle, a few epochs, and one flip and turn a batch, so that every fold of
+every split can be trained. `recipes/stnet.yaml` has the published optimiser and the mean over the eight
+symmetries.
 """
 
 import logging
@@ -106,11 +110,11 @@ class STNet:
     def _network(self, mean: np.ndarray) -> tuple["ImageEncoder", "nn.Module"]:
         import torch
 
-        from past_core.encoders.loading import _load_public
+        from past_core.encoders import load_image_encoder
         from past_core.models.image_encoder import ImageEncoder, ImageEncoderConfig
 
         config = ImageEncoderConfig(name=ENCODER, image_size=self._size, mpp=self._mpp)
-        network = _load_public(ENCODER, None, download=False).model if self._pretrained else None
+        network = load_image_encoder(ENCODER).network.model if self._pretrained else None
         encoder = ImageEncoder(config, network)
         head = torch.nn.Linear(encoder.dim, len(mean))
         with torch.no_grad():
