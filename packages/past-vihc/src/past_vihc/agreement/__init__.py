@@ -1,0 +1,1 @@
+"""How two scores of the same cases agree."""

@@ -1,0 +1,1 @@
+"""Pairs of H&E and IHC, their curation, split and batches."""

@@ -1,0 +1,1 @@
+"""How virtual and real stains are compared."""

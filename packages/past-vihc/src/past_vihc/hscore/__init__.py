@@ -1,0 +1,1 @@
+"""Nuclear DAB, thresholds and the H-score."""

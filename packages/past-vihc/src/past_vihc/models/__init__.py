@@ -1,0 +1,1 @@
+"""Generators and what trains them; torch only."""

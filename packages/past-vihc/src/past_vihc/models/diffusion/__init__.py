@@ -1,0 +1,1 @@
+"""The diffusion baseline: network, schedule and sampling."""

@@ -1,0 +1,1 @@
+"""Staining of whole slides."""
