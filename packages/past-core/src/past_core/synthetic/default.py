@@ -5,36 +5,35 @@ Each patient goes the way of real data: simulated tissue, Xenium bundle, ingest,
 
 import argparse
 import dataclasses
-import hashlib
 import json
 import logging
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import platformdirs
-
-from past_core.errors import PastError
+from past_core.synthetic.cache import (
+    CACHE_VARIABLE,
+    DefaultSlidesError,
+    alone_in,
+    cache_folder,
+    in_parallel,
+    key,
+    run_module,
+)
 from past_core.synthetic.cohort import SyntheticError
 from past_core.synthetic.tissue import TissueConfig, cohort
 
+__all__ = ["CACHE_VARIABLE", "DefaultSlidesError", "cache_folder", "default_slides", "make_slide"]
+
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "PAST_CACHE"
-WORKERS = 2
+NOT_OURS = {"ihc.py", "large.py", "misalign.py", "pair_files.py", "pairs.py", "protein.py"}
+"""Sources of other defaults; the stores do not depend on them."""
+
 INGEST_VERSION = 2
 """Raised whenever ingest writes another store of the same bundle without a new store format."""
-
-
-class DefaultSlidesError(PastError, RuntimeError):
-    """The synthetic slides could not be made."""
 
 
 def default_slides(
@@ -78,22 +77,11 @@ def default_slides(
     paths = [root / _key(config) / f"{config.patient}.zarr" for config in configs]
     if all(map(_is_whole, paths)):
         return paths
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DefaultSlidesError(
-            f"the cache {root} cannot be written ({error}); set {CACHE_VARIABLE} to a folder that can"
-        ) from error
-    with _one_at_a_time(root / "lock"):
+    with alone_in(root):
         missing = [(c, p) for c, p in zip(configs, paths, strict=True) if not _is_whole(p)]
         if missing:
             _make_all(missing, root)
     return paths
-
-
-def cache_folder(cache: Path | str | None = None) -> Path:
-    """The folder given, else that of the environment variable PAST_CACHE, else the user's cache folder."""
-    return Path(cache or os.environ.get(CACHE_VARIABLE) or platformdirs.user_cache_dir("past"))
 
 
 def make_slide(config: TissueConfig, path: Path) -> None:
@@ -134,11 +122,7 @@ def _key(config: TissueConfig) -> str:
     from past_core.ingest.store import FORMAT
 
     parts = {"config": dataclasses.asdict(config), "format": FORMAT, "ingest": INGEST_VERSION}
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    # The sources themselves: a changed simulator whose version was forgotten must not meet its old slides.
-    for source in sorted(Path(__file__).resolve().parent.glob("*.[pt]*")):
-        digest.update(source.name.encode() + source.read_bytes())
-    return digest.hexdigest()[:16]
+    return key(parts, without=NOT_OURS)
 
 
 def _is_whole(path: Path) -> bool:
@@ -151,59 +135,21 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-@contextmanager
-def _one_at_a_time(lock: Path) -> Iterator[None]:
-    """Holds a lock that ends with the process; where locks are unknown, two callers do the same work."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            logger.info("no lock on %s (%s)", lock, error)
-        yield
-
-
 def _make_all(missing: list[tuple[TissueConfig, Path]], root: Path) -> None:
     """Makes slides in fresh Python processes, each with a share of the patients."""
     logger.info("making %d synthetic slides in %s, once; five take about a minute", len(missing), root)
     done: list[str] = []
-    lock = threading.Lock()
 
     def progress(patient: str) -> None:
-        with lock:
-            done.append(patient)
-            logger.info("synthetic slide %s is ready (%d of %d)", patient, len(done), len(missing))
+        done.append(patient)
+        logger.info("synthetic slide %s is ready (%d of %d)", patient, len(done), len(missing))
 
-    shares = [share for share in (missing[number::WORKERS] for number in range(WORKERS)) if share]
-    with ThreadPoolExecutor(len(shares)) as pool:
-        for future in [pool.submit(_run_worker, share, progress) for share in shares]:
-            future.result()
+    in_parallel(missing, _run_worker, progress)
 
 
 def _run_worker(share: list[tuple[TissueConfig, Path]], progress: Callable[[str], None]) -> None:
-    """Runs this module as a program: unlike spawned pool workers it does not import the caller's script."""
-    jobs = json.dumps([[dataclasses.asdict(config), str(path.resolve())] for config, path in share])
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-            [sys.executable, "-m", "past_core.synthetic.default", jobs],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-        )
-        with process:
-            for line in process.stdout or ():
-                progress(line.strip())
-        if process.returncode:
-            errors.seek(0)
-            raise DefaultSlidesError(
-                f"making synthetic slides failed with status {process.returncode}:\n{errors.read()[-2000:]}"
-            )
+    jobs = [[dataclasses.asdict(config), str(path.resolve())] for config, path in share]
+    run_module("past_core.synthetic.default", jobs, progress)
 
 
 def _main() -> None:

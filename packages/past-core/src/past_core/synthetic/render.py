@@ -1,7 +1,7 @@
 """H&E of a synthetic slide: stain concentrations from the cells' looks, then the Beer-Lambert law.
 
-The two halves are apart on purpose: another chromogen (DAB with haematoxylin) needs another map of
-concentrations over the same masks, and the same `beer_lambert` and `photograph`.
+The two halves are apart on purpose: another chromogen (`ihc`: DAB with haematoxylin) needs another map of
+concentrations over the same masks, and the same `beer_lambert`, `microscope` and `photograph`.
 """
 
 import numpy as np
@@ -45,31 +45,58 @@ def beer_lambert(concentrations: np.ndarray, stains: np.ndarray, white: np.ndarr
     return light
 
 
-def photograph(light: np.ndarray, stream: np.random.Generator, *, mpp: float) -> np.ndarray:
-    """Blurs transmitted light, adds the sensor's noise, and quantises it.
+def microscope(light: np.ndarray, *, mpp: float) -> np.ndarray:
+    """Blurs transmitted light (3, H, W) float32 as the microscope does, in place, and returns it."""
+    for channel in light:
+        scipy.ndimage.gaussian_filter(channel, PSF_UM / mpp, truncate=2.5, output=channel)
+    return light
+
+
+def expose(light: np.ndarray, stream: np.random.Generator) -> np.ndarray:
+    """Adds the sensor's noise to light (3, H, W) and quantises it.
 
     Args:
         light: (3, H, W) float32 intensities up to 255.
         stream: Source of the noise.
-        mpp: Micrometres per pixel.
 
     Returns:
         (H, W, 3) uint8.
     """
     image = np.empty((*light.shape[1:], 3), np.uint8)
     for channel in range(3):
-        seen = scipy.ndimage.gaussian_filter(light[channel], PSF_UM / mpp, truncate=2.5)
-        seen += NOISE * stream.standard_normal(seen.shape, dtype=np.float32)
+        seen = NOISE * stream.standard_normal(light.shape[1:], dtype=np.float32)
+        seen += light[channel]
         np.rint(seen, out=seen)
         image[..., channel] = np.clip(seen, 0, 255, out=seen)
     return image
 
 
-def render_he(tissue: Tissue) -> np.ndarray:
-    """Renders the slide's H&E, (H, W, 3) uint8."""
+def photograph(light: np.ndarray, stream: np.random.Generator, *, mpp: float) -> np.ndarray:
+    """Blurs transmitted light, adds the sensor's noise, and quantises it.
+
+    Args:
+        light: (3, H, W) float32 intensities up to 255; it is left as it is.
+        stream: Source of the noise.
+        mpp: Micrometres per pixel.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    return expose(microscope(light.copy(), mpp=mpp), stream)
+
+
+def render_he(tissue: Tissue, *, concentrations: np.ndarray | None = None) -> np.ndarray:
+    """Renders the slide's H&E, (H, W, 3) uint8.
+
+    Args:
+        tissue: The slide.
+        concentrations: `he_concentrations(tissue)`, where it is at hand.
+    """
     config, patient = tissue.config, tissue.patient
-    concentrations = he_concentrations(tissue)
-    concentrations *= np.array([patient.haematoxylin, patient.eosin], np.float32)[:, None, None]
+    concentrations = he_concentrations(tissue) if concentrations is None else concentrations
+    concentrations = (
+        concentrations * np.array([patient.haematoxylin, patient.eosin], np.float32)[:, None, None]
+    )
     light = beer_lambert(concentrations, patient.stains, patient.white)
     return photograph(light, generator(config, "he sensor"), mpp=config.mpp)
 
@@ -87,9 +114,14 @@ def he_concentrations(tissue: Tissue) -> np.ndarray:
     return np.maximum(np.stack([haematoxylin, eosin]), 0)
 
 
+def spread(values: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Values of the cells, (N,), at pixels by their labels 1..N; 0 where the label is 0."""
+    return np.append(0, values).astype(np.float32)[owner]
+
+
 def _look(tissue: Tissue, name: str, owner: np.ndarray) -> np.ndarray:
     """A cell's property at pixels that it owns."""
-    return np.append(0, tissue.cells[name]).astype(np.float32)[owner]
+    return spread(tissue.cells[name].to_numpy(), owner)
 
 
 def _matrix(tissue: Tissue, stream: np.random.Generator, grain: np.ndarray) -> np.ndarray:

@@ -32,6 +32,11 @@ def fine_grain(stream: np.random.Generator, config: TissueConfig) -> np.ndarray:
     return _spread(tile, config.shape)
 
 
+def patches(stream: np.random.Generator, config: TissueConfig, *, scale_um: float) -> np.ndarray:
+    """Blotches of one size, mean 0 and variance 1, (H, W) float32."""
+    return _spread(_tile(stream, scale_um / config.mpp), config.shape)
+
+
 def chromatin(stream: np.random.Generator, config: TissueConfig) -> tuple[np.ndarray, np.ndarray]:
     """Clumps of chromatin, variance about 1, and sparse spots in [0, 1] (nucleoli), (H, W) float32."""
     clumps = 0.75 * _tile(stream, 0.55 / config.mpp) + 0.6 * _tile(stream, 0.27 / config.mpp)
