@@ -1,0 +1,1 @@
+"""How well a risk orders survival, and how sure that is."""

@@ -1,0 +1,1 @@
+"""Survival models on bags of patches and groups of genes; torch only."""
