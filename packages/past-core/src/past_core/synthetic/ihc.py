@@ -34,8 +34,11 @@ __all__ = [
 H_DAB = np.array([[0.65, 0.70, 0.29], [0.27, 0.57, 0.78]])
 """Haematoxylin and DAB as QuPath has them; a slide's own stains lie near."""
 
-COUNTERSTAIN = 0.42
+COUNTERSTAIN = 0.40
 """Haematoxylin of IHC relative to that of H&E."""
+
+_MASKING = 0.8
+"""Haematoxylin is bound less where DAB lies: it is divided by 1 + this · DAB."""
 
 _RING_UM = 0.6
 """Half-width of a stained membrane."""
@@ -169,6 +172,7 @@ def ihc_concentrations(tissue: Tissue, stain: str, *, he: np.ndarray | None = No
     amount = found.peak * protein(tissue, found.gene)
     paint = _paint_nuclei if found.compartment == "nucleus" else _paint_membranes
     paint(tissue, stream, amount, concentrations[1])
+    concentrations[0] /= 1 + _MASKING * np.maximum(concentrations[1], 0)
     return np.maximum(concentrations, 0, out=concentrations)
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import tifffile
 
 from past_core.atomic import replacing
-from past_core.synthetic.bundle_images import halve
 from past_core.synthetic.cohort import SyntheticError, TissueConfig
 from past_core.synthetic.render import NOISE, render_he
 from past_core.synthetic.seeding import generator
@@ -41,7 +40,7 @@ def large_slide(path: Path | str, side_px: int, *, seed: int = 0, mpp: float = 0
 
     A round piece of tissue with a wavy outline lies in the middle of clean glass. It repeats one rendered
     tissue of 640 µm by reflection, so that it is seamless. Memory stays at a few times that tissue's pixels,
-    whatever the size; 40,000 pixels a side take about a minute.
+    whatever the size; 40,000 pixels a side take less than a minute.
 
     Args:
         path: The file.
@@ -70,7 +69,7 @@ def large_slide(path: Path | str, side_px: int, *, seed: int = 0, mpp: float = 0
     with replacing(path) as temporary, tifffile.TiffWriter(temporary, bigtiff=True) as writer:
         for number in range(n_levels + 1):
             if number:
-                level = _Level(halve(level.tissue), halve(level.glass), -(-level.side // 2), phases)
+                level = _Level(_halve(level.tissue), _halve(level.glass), -(-level.side // 2), phases)
             density = 1e4 / (mpp * 2**number)
             writer.write(
                 level.tiles(),
@@ -123,32 +122,48 @@ class _Level:
                 yield known[name]
 
     def _pixels(self, row: int, column: int, inside: np.ndarray) -> np.ndarray:
-        y, x = (_mirror(np.arange(TILE) + n * TILE, len(self.tissue)) for n in (row, column))
-        here = np.ix_(y, x)
-        return np.where(inside[..., None], self.tissue[here], self.glass[here])
+        if inside.all() or not inside.any():
+            return _window(self.tissue if inside.all() else self.glass, row, column)
+        parts = (_window(pattern, row, column) for pattern in (self.tissue, self.glass))
+        return np.where(inside[..., None], *parts)
 
     def _inside(self, top: int, left: int) -> np.ndarray:
         """(TILE, TILE) bool: the tissue's pixels."""
-        y = ((np.arange(TILE) + top + 0.5) / self.side - 0.5)[:, None]
-        x = (np.arange(TILE) + left + 0.5) / self.side - 0.5
-        distance = np.hypot(y, x)
-        swing = sum(height for _, height in _LOBES)
-        reach = 2 * TILE / self.side
-        middle = distance[TILE // 2, TILE // 2]
-        if abs(middle - _RADIUS) > _RADIUS * swing + reach:
-            return np.full((TILE, TILE), middle < _RADIUS)
-        angle = np.arctan2(y, x)
+        middle = self._depth(np.array([top + TILE / 2]), np.array([left + TILE / 2]))[0, 0]
+        # The depth changes by at most 1.4 a pixel: only tiles on the outline are looked at pixel by pixel.
+        if abs(middle) > 1.4 * TILE / np.sqrt(2):
+            return np.full((TILE, TILE), middle > 0)
+        return self._depth(np.arange(TILE) + top + 0.5, np.arange(TILE) + left + 0.5) > 0
+
+    def _depth(self, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+        """How far points lie within the outline, towards its middle, in pixels: (len(y), len(x))."""
+        down, right = (y - self.side / 2)[:, None], x - self.side / 2
+        angle = np.arctan2(down, right)
         wall = 1 + sum(
             height * np.cos(order * angle + phase)
             for (order, height), phase in zip(_LOBES, self.phases, strict=True)
         )
-        return distance < _RADIUS * wall
+        return _RADIUS * self.side * wall - np.hypot(down, right)
 
 
-def _mirror(index: np.ndarray, size: int) -> np.ndarray:
-    """Indices into a pattern that is reflected for ever: 0 to n - 1, n - 1 to 0, and again."""
-    folded = index % (2 * size)
-    return np.where(folded < size, folded, 2 * size - 1 - folded)
+def _window(pattern: np.ndarray, row: int, column: int) -> np.ndarray:
+    """One tile of a pattern that is reflected for ever, (TILE, TILE, 3)."""
+    (top, rows), (left, columns) = (_mirror(number * TILE, len(pattern)) for number in (row, column))
+    near = pattern[top : top + rows.max() + 1, left : left + columns.max() + 1]
+    return near[rows][:, columns]
+
+
+def _mirror(start: int, size: int) -> tuple[int, np.ndarray]:
+    """Where a tile looks into a reflected pattern: the lowest index, and all of them counted from there."""
+    folded = (np.arange(TILE) + start) % (2 * size)
+    index = np.minimum(folded, 2 * size - 1 - folded)
+    return int(index.min()), index - index.min()
+
+
+def _halve(pattern: np.ndarray) -> np.ndarray:
+    """Means of 2 x 2 pixels; a pattern's side is a multiple of 256, and so even at every level."""
+    half = len(pattern) // 2
+    return np.rint(pattern.reshape(half, 2, half, 2, 3).mean(axis=(1, 3))).astype(np.uint8)
 
 
 def _encode(tile: np.ndarray) -> bytes:
