@@ -46,13 +46,16 @@ class Outcome:
     message: str = ""
 
 
-def read_sheet(path: str | Path, folder: str | Path, *, suffix: str = ".h5ad") -> list[SheetRow]:
+def read_sheet(
+    path: str | Path, folder: str | Path, *, suffix: str = ".h5ad", suffixes: tuple[str, ...] = SUFFIXES
+) -> list[SheetRow]:
     """Reads a CSV with the column `path` (paths or URLs) and optionally `name`, `mpp` and `output`.
 
     Args:
         path: the sheet; relative slide paths count from its folder.
-        folder: where outputs go: `output`, else NAME.h5ad, where NAME defaults to the slide's file name.
+        folder: where outputs go: `output`, else NAME and `suffix`, where NAME defaults to the slide's file name.
         suffix: of outputs that are not named.
+        suffixes: those that outputs may have.
 
     Returns:
         the rows; what is wrong with a single row is its `problem`.
@@ -81,7 +84,7 @@ def read_sheet(path: str | Path, folder: str | Path, *, suffix: str = ".h5ad") -
     for line, values in enumerate(table.to_dict("records"), start=2):
         cells = {key: str(value).strip() for key, value in values.items()}
         if any(cells.values()):
-            rows.append(_row(line, cells, path.parent, folder, suffix))
+            rows.append(_row(line, cells, path.parent, folder, suffix, suffixes))
     if not rows:
         raise SheetError(f"{path}: the sheet has no rows")
     seen: dict[Path, int] = {}
@@ -94,7 +97,9 @@ def read_sheet(path: str | Path, folder: str | Path, *, suffix: str = ".h5ad") -
     return rows
 
 
-def _row(line: int, cells: dict[str, str], base: Path, folder: Path, suffix: str) -> SheetRow:
+def _row(
+    line: int, cells: dict[str, str], base: Path, folder: Path, suffix: str, suffixes: tuple[str, ...]
+) -> SheetRow:
     slide = locate(cells["path"])
     slide = base / slide if isinstance(slide, Path) else slide
     name = cells.get("name") or Path(cells["path"]).name.split(".")[0]
@@ -102,8 +107,8 @@ def _row(line: int, cells: dict[str, str], base: Path, folder: Path, suffix: str
     problem, mpp = None, None
     if not cells["path"]:
         problem = "the column 'path' is empty"
-    elif output.suffix not in SUFFIXES:
-        problem = f"output {output.name!r} should end in {' or '.join(SUFFIXES)}"
+    elif not output.name.lower().endswith(suffixes):
+        problem = f"output {output.name!r} should end in {' or '.join(suffixes)}"
     elif not output.resolve().is_relative_to(folder.resolve()):
         problem = f"output {str(output)!r} lies outside {folder}"
     if cells.get("mpp"):
