@@ -5,8 +5,6 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from past_core.embed.output import source_key
-
 HEAD = 2**20
 """Bytes of a file's beginning, and of its end, that are hashed."""
 
@@ -17,6 +15,8 @@ def content_key(path: Path) -> str:
     Keys of different images differ but for files that were built to agree; a moved file keeps its key.
     """
     if path.is_dir():
+        from past_core.embed.output import source_key  # which imports anndata: seconds, for few
+
         return hashlib.sha256(f"{path.resolve()} {source_key(path)}".encode()).hexdigest()
     size = path.stat().st_size
     digest = hashlib.sha256(f"{size} bytes".encode())

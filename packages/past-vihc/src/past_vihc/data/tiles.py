@@ -48,6 +48,11 @@ class TileSpec:
                 "that "
                 "nodes lie on the tiles' corners and neighbours share them"
             )
+        if self.tile % round(steps):
+            raise TileError(
+                f"pitch_um {self.pitch_um:g} is {self.tile / round(steps):.2f} px at {self.mpp:g} µm; take one "
+                "of whole pixels, for slides are stained on a grid of pixels"
+            )
 
     @property
     def tile_um(self) -> float:
