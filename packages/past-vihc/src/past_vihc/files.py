@@ -198,7 +198,8 @@ def _load(path: Path) -> StainModel:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise GeneratorNotFoundError(
-            f'{path} {what}; expected a generator\'s .safetensors file (recipes/vihc.yaml writes one), or "demo"'
+            f"{path} {what}; expected a generator's .safetensors file (recipes/vihc.yaml writes one), or "
+            '"demo"'
         )
     try:
         file = open_safetensors(path)
