@@ -46,7 +46,7 @@ def test_posterior_is_bayes_rule(steps: int, data: st.DataObject, x0: float, x_t
 
 
 def test_posterior_by_simulation() -> None:
-    """Among simulated chains that end near one value, the step before has the posterior's mean and variance."""
+    """Of simulated chains that end near one value, the step before has the posterior's mean and variance."""
     schedule, rng, x0, number = NoiseSchedule(cosine_betas(10)), np.random.default_rng(0), 0.4, 5
     x, before = np.full(2_000_000, x0), None
     for beta in schedule.betas[: number + 1]:

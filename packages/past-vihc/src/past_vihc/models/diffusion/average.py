@@ -26,7 +26,7 @@ def _moving(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None
 def averaged(network: nn.Module, *, decay: float = 0.9999) -> AveragedModel:
     """A copy of a network for the exponential moving average of its weights, with warm-up.
 
-    Call `update_parameters(network)` after each optimiser step. The weights and the count are in its state, so a
-    checkpoint restores both; they take no gradient, so neither DDP nor an optimiser sees them.
+    Call `update_parameters(network)` after each optimiser step. Weights and count are in its state, so that a
+    checkpoint restores both; they take no gradient, so that neither DDP nor an optimiser sees them.
     """
     return AveragedModel(network, multi_avg_fn=_moving(decay)).requires_grad_(requires_grad=False)

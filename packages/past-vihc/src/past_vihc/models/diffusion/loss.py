@@ -1,4 +1,4 @@
-"""The loss of a diffusion with learned variances: noise by squared error, variances by the variational bound."""
+"""The loss of a diffusion with learned variances: squared error of the noise, and the variational bound."""
 
 import math
 from typing import NamedTuple

@@ -30,36 +30,34 @@ def _check(width: int, multipliers: Sequence[int], attention: Sequence[int], hea
         )
     levels = range(len(multipliers))
     if not set(attention) <= set(levels):
-        raise NetworkError(
-            f"attention {tuple(attention)}; expected levels among {', '.join(map(str, levels))}"
-        )
+        raise NetworkError(f"attention {tuple(attention)}; expected some of {list(levels)}")
     for level in {*attention, len(multipliers) - 1} if attention else ():
         if head_dim < 1 or width * multipliers[level] % head_dim:
             raise NetworkError(
-                f"head_dim {head_dim} does not divide the {width * multipliers[level]} channels of level {level}, "
-                "which has attention"
+                f"head_dim {head_dim} does not divide the {width * multipliers[level]} channels of level "
+                f"{level}, which has attention"
             )
 
 
 class ConditionedUNet(nn.Module):
     """Predicts the noise in a stain, and values of the variance, from the noisy stain and the H&E.
 
-    The H&E is concatenated to the noisy stain at its own size, as the published super-resolution model does with
-    its upsampled input. Scale and shift by the step follow every normalisation (`scale_shift`); what is zero at the
-    start in the published code (the output, the second convolution of each residual block, the projection of each
-    attention) is zero here. An embedding and the stain's number are added to the embedding of the step, by layers
-    that start at zero: an ablation begins as the plain network. The step's embedding is one vector for a tile, so
-    a grid of embeddings is averaged.
+    The H&E is concatenated to the noisy stain at its own size, as the published super-resolution model does
+    with its upsampled input. Scale and shift by the step follow every normalisation (`scale_shift`); what is
+    zero at the start in the published code (the output, the second convolution of each residual block, the
+    projection of each attention) is zero here. An embedding and the stain's number are added to the step's
+    embedding, by layers that start at zero: an ablation begins as the plain network. The step's embedding is
+    one vector for a tile, so a grid of embeddings is averaged.
 
-    It is a baseline for evaluation on tiles. Whole slides are stained by generators: no file of a diffusion is
-    exported, and `past_vihc.files` loads none.
+    It is a baseline for evaluation on tiles. Whole slides are stained by generators: no file of a diffusion
+    is exported, and `past_vihc.files` loads none.
 
     Args:
         width: channels of the first level.
         multipliers: channels of each level, in widths; each level halves the image.
         blocks: residual blocks of a level.
         attention: levels with self-attention, and then the middle too, as published; none makes a network of
-            convolutions only, which answers to a crop as to the whole.
+            convolutions only.
         head_dim: channels of a head.
         dropout: inside residual blocks.
         embedding_dim: d of the embedding; 0 takes none.
@@ -88,7 +86,7 @@ class ConditionedUNet(nn.Module):
         _check(width, multipliers, attention, head_dim)
         if blocks < 1 or embedding_dim < 0 or stains < 1:
             raise NetworkError(
-                f"blocks {blocks}, embedding_dim {embedding_dim}, stains {stains}; expected at least 1, 0 and 1"
+                f"blocks {blocks}, embedding_dim {embedding_dim}, stains {stains}; expected at least 1, 0, 1"
             )
         try:
             from diffusers import UNet2DModel
@@ -97,18 +95,13 @@ class ConditionedUNet(nn.Module):
             raise DiffusersMissingError(msg) from error
         self.embedding_dim, self.stains, self.multiple = embedding_dim, stains, 2 ** (len(multipliers) - 1)
         groups = math.gcd(32, width // 4)
+        kinds = ["Attn" if level in attention else "" for level in range(len(multipliers))]
         time = 4 * width
         self.unet = UNet2DModel(
             in_channels=2 * CHANNELS,
             out_channels=2 * CHANNELS,
-            down_block_types=tuple(
-                "AttnDownBlock2D" if level in attention else "DownBlock2D"
-                for level in range(len(multipliers))
-            ),
-            up_block_types=tuple(
-                "AttnUpBlock2D" if level in attention else "UpBlock2D"
-                for level in reversed(range(len(multipliers)))
-            ),
+            down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
+            up_block_types=tuple(f"{kind}UpBlock2D" for kind in reversed(kinds)),
             block_out_channels=tuple(width * multiplier for multiplier in multipliers),
             layers_per_block=blocks,
             attention_head_dim=head_dim,
@@ -182,8 +175,8 @@ class ConditionedUNet(nn.Module):
             he: `(B, 3, H, W)` H&E in [-1, 1].
             embedding: `(B, d)` or `(B, d, g, g)`; ignored by a network without.
             stain: `(B,)` int64 numbers of stains.
-            keep: `(B,)` bool; where False the H&E and the embedding are replaced by 0, as in training for guidance
-                (Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022). The stain stays.
+            keep: `(B,)` bool; where False the H&E and what the embedding adds are 0, for guidance (Ho &
+                Salimans, "Classifier-Free Diffusion Guidance", 2022). The stain stays.
 
         Raises:
             NetworkError: shapes that do not fit.
@@ -191,8 +184,8 @@ class ConditionedUNet(nn.Module):
         n, _, height, width = noisy.shape
         if noisy.shape != he.shape or height % self.multiple or width % self.multiple:
             raise NetworkError(
-                f"a noisy stain of shape {tuple(noisy.shape)} and H&E of {tuple(he.shape)}; expected equal shapes with "
-                f"sides that are multiples of {self.multiple} px ({self.multiple.bit_length()} levels)"
+                f"a noisy stain of shape {tuple(noisy.shape)} and H&E of {tuple(he.shape)}; expected equal "
+                f"shapes with sides that are multiples of {self.multiple} px"
             )
         kept = torch.ones(n, device=he.device) if keep is None else keep.to(he.dtype)
         condition = self._condition(n, embedding, stain, kept)

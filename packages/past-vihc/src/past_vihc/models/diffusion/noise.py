@@ -31,8 +31,8 @@ def place_noise(
 ) -> Tensor:
     """Standard normal noise of windows, a function of (seed, draw, image, pixel) and of nothing else.
 
-    Windows of one image that overlap have the same noise where they do, and a tile's does not depend on the batch
-    that it is sampled in, nor on the device.
+    Windows of one image that overlap have the same noise where they do, and a tile's does not depend on the
+    batch that it is sampled in, nor on the device.
 
     Args:
         places: the B windows.

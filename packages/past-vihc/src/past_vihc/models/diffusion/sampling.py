@@ -46,17 +46,21 @@ class Respacing:
         count = int(found[2]) if found else 0
         if not 1 <= count <= steps:
             raise RespacingError(
-                f"timestep_respacing {text!r}; expected a number from 1 to {steps}, as '25', or 'ddim25' for DDIM"
+                f"timestep_respacing {text!r}; expected a number from 1 to {steps}, as '25', or 'ddim25'"
             )
         if not found[1]:
             return cls(tuple(int(t) for t in np.linspace(0, steps - 1, count).round()), ddim=False)
         if steps % count:
-            near = min((n for n in range(1, steps + 1) if steps % n == 0), key=lambda n: (abs(n - count), n))
+            divisors = (n for n in range(1, steps + 1) if steps % n == 0)
+            near = min(divisors, key=lambda n: (abs(n - count), n))
             raise RespacingError(
-                f"timestep_respacing {text!r}: {steps} steps are no whole multiple of {count}; the nearest that "
-                f"divides them is ddim{near}"
+                f"timestep_respacing {text!r}: {steps} steps are no multiple of {count}; the nearest is "
+                f"ddim{near}"
             )
         return cls(tuple(range(0, steps, steps // count)), ddim=True)
+
+    def __str__(self) -> str:
+        return f"{len(self.timesteps)} {'DDIM' if self.ddim else 'ancestral'} steps"
 
 
 def guided(
@@ -94,8 +98,8 @@ def sample(
 ) -> Tensor:
     """Draws one stain for each H&E.
 
-    All noise belongs to the windows' places (`place_noise`): the same place gives the same image, whatever else is in
-    the batch. Predicted clean images are cut to [-1, 1] at every step, as in the published code.
+    All noise belongs to the windows' places (`place_noise`): the same place gives the same image, whatever
+    else is in the batch. Predicted clean images are cut to [-1, 1] at every step, as in the published code.
 
     Args:
         network: as `ConditionedUNet`.
@@ -105,13 +109,14 @@ def sample(
         places: the B windows.
         embedding: `(B, d)` or `(B, d, g, g)`.
         stain: `(B,)` int64.
-        guidance: w; 1 is none and needs one pass a step, others need two and a network that was trained for it.
+        guidance: w; 1 is none and needs one pass a step, others two, and a network that was trained for it.
         seed: of the noise.
 
     Returns:
         `(B, 3, H, W)` float32 in [-1, 1].
 
-    Source: Nichol & Dhariwal (2021), section 4; Song et al., "Denoising Diffusion Implicit Models" (2021), eq. 12.
+    Source: Nichol & Dhariwal (2021), section 4; Song et al., "Denoising Diffusion Implicit Models" (2021),
+    equation 12.
     """
     size = tuple(he.shape[-2:])
 
@@ -123,7 +128,7 @@ def sample(
         return guided(network, x, steps, he, embedding, stain, guidance)
 
     walk = _ddim if respacing.ddim else _ancestral
-    with torch.inference_mode():
+    with torch.no_grad():
         return walk(predict, schedule, respacing.timesteps, noise).clamp(-1, 1)
 
 

@@ -38,8 +38,8 @@ def cosine_betas(steps: int, *, offset: float = 0.008, largest: float = 0.999) -
 class NoiseSchedule(nn.Module):
     """What follows from the betas of T steps, counted from 0.
 
-    Computed in float64 and kept as float32 buffers, which no checkpoint holds. `x0` is the clean image, `x_t` the
-    image after step t, both `(B, C, H, W)`; `t` is `(B,)` int64.
+    Computed in float64 and kept as float32 buffers, which no checkpoint holds. `x0` is the clean image, `x_t`
+    the image after step t, both `(B, C, H, W)`; `t` is `(B,)` int64.
 
     Args:
         betas: `(T,)` variances of the noise added by each step, above 0 and at most 1.
@@ -56,8 +56,8 @@ class NoiseSchedule(nn.Module):
         kept = np.cumprod(1 - betas)
         before = np.append(1.0, kept[:-1])
         variance = betas * (1 - before) / (1 - kept)
-        # The first step's posterior has variance 0; its logarithm is taken from the second, as in the published
-        # code, so that the learned variance of the last denoising step has an end to interpolate to.
+        # The first step's posterior has variance 0; its logarithm is the second's, as in the published code,
+        # so that the learned variance of the last denoising step has an end to interpolate to.
         tiny = variance[1] if len(betas) > 1 else betas[0]
         values = {
             "kept": kept,  # ᾱ
