@@ -2,7 +2,9 @@
 
 import filecmp
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 HEAD = 2**20
@@ -18,7 +20,12 @@ def content_key(path: Path) -> str:
         from past_core.embed.output import source_key  # which imports anndata: seconds, for few
 
         return hashlib.sha256(f"{path.resolve()} {source_key(path)}".encode()).hexdigest()
-    size = path.stat().st_size
+    found = path.stat()
+    return _key(path, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=2**16)  # asked several times in a run; a changed file has another time
+def _key(path: Path, size: int, _time: int) -> str:
     digest = hashlib.sha256(f"{size} bytes".encode())
     with path.open("rb") as file:
         digest.update(file.read(HEAD))
@@ -33,9 +40,13 @@ def duplicates(paths: Iterable[Path]) -> list[tuple[Path, Path]]:
 
     Files whose keys agree are compared byte by byte: two scans may begin and end in the same white.
     """
+    unique = list(dict.fromkeys(path.resolve() for path in paths))
+    sizes = Counter(path.stat().st_size for path in unique)
     first: dict[str, list[Path]] = {}
     found = []
-    for path in dict.fromkeys(path.resolve() for path in paths):
+    for path in unique:
+        if sizes[path.stat().st_size] == 1:
+            continue  # most images are told apart without being read
         same = first.setdefault(content_key(path), [])
         twin = next(
             (other for other in same if other.is_file() and filecmp.cmp(other, path, shallow=False)), None

@@ -52,8 +52,8 @@ def focus(image: np.ndarray, tile: int) -> np.ndarray:
     """How sharp each tile is: variance of the Laplacian of haematoxylin over the variance of haematoxylin.
 
     The Laplacian's variance alone would take pale stains for blurred; the quotient does not depend on how
-    strongly was stained. At 0.5 µm per pixel real H&E in focus has 0.12 to 3, blurred by a Gaussian of 1 µm
-    below 0.05, and an even tile 0.
+    strongly was stained. At 0.5 µm per pixel real H&E in focus had 0.12 to 4; blurred by a Gaussian of 1 µm
+    nine of ten tiles had less than 0.05; an even tile has 0.
 
     Args:
         image: `(3, H, W)` uint8.

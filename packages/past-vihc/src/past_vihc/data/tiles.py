@@ -50,8 +50,8 @@ class TileSpec:
             )
         if self.tile % round(steps):
             raise TileError(
-                f"pitch_um {self.pitch_um:g} is {self.tile / round(steps):.2f} px at {self.mpp:g} µm; take one "
-                "of whole pixels, for slides are stained on a grid of pixels"
+                f"pitch_um {self.pitch_um:g} is {self.tile / round(steps):.2f} px at {self.mpp:g} µm; take "
+                "one of whole pixels, for slides are stained on a grid of pixels"
             )
 
     @property
