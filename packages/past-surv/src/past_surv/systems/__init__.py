@@ -1,0 +1,1 @@
+"""Everything that predicts a risk, from clinical columns, genes or slides."""
