@@ -127,7 +127,7 @@ def stain(
             opened.require_mpp()
 
     from past_vihc.wsi.output import plan_outputs
-    from past_vihc.wsi.settings import StainSettings, choose_stain
+    from past_vihc.wsi.settings import StainSettings
     from past_vihc.wsi.stainer import stain_slide
 
     tiff = {
@@ -139,19 +139,28 @@ def stain(
         stain=stain,
         overlap=overlap,
         batch_size=batch_size,
-        precision=precision.value,
         tissue_only=tissue_mask,
         background=background,
     )
     if slide is None:
-        _many(sheet, output, model, device, encoder, settings, mpp, tiff, workers, scheduler, overwrite)
+        job = {
+            "model": model if model == "demo" else str(Path(model).resolve()),
+            "device": device,
+            "precision": precision.value,
+            "encoder": encoder,
+            "settings": settings,
+            "mpp": mpp,
+            "tiff": tiff,
+            "overwrite": overwrite,
+        }
+        _many(sheet, output, job, workers, scheduler)
         return
     outputs = plan_outputs(output, zarr=zarr, overwrite=overwrite, **tiff)
     from past_core.commands.progress import progress_bar
     from past_vihc.wsi.loading import load_stainer, model_name
 
     loaded, frozen = load_stainer(model, device=device, precision=precision.value, encoder=encoder)
-    name = choose_stain(loaded, stain, model_name(model))
+    name = loaded.stains[loaded.stain_index(stain)]
     if loaded.demo:
         _say_demo()
     with progress_bar() as bar:
@@ -179,42 +188,21 @@ def stain(
         typer.echo(f"{output}: band {bands} is finished{resumed}; another process is writing the output")
 
 
-def _many(
-    sheet: Path,
-    folder: Path,
-    model: str,
-    device: str,
-    encoder: str | None,
-    settings: object,
-    mpp: float | None,
-    tiff: dict,
-    workers: int | None,
-    scheduler: str | None,
-    overwrite: bool,
-) -> None:
+def _many(sheet: Path, folder: Path, options: dict, workers: int | None, scheduler: str | None) -> None:
     from past_core.commands.progress import progress_bar
     from past_core.embed.sheet import Outcome, read_sheet
     from past_vihc.wsi.loading import load_stainer
     from past_vihc.wsi.output import SUFFIXES
-    from past_vihc.wsi.settings import choose_stain
     from past_vihc.wsi.sheet import SheetJob, stain_rows, stain_rows_on_dask
 
-    suffix = ".tif" if tiff["layout"] == "generic" else ".ome.tif"
+    job = SheetJob(**options)
+    suffix = ".tif" if job.tiff["layout"] == "generic" else ".ome.tif"
     rows = read_sheet(sheet, folder, suffix=suffix, suffixes=SUFFIXES)
     # A model that cannot be used is said once, not for every row.
-    loaded, _ = load_stainer(model, device="cpu", encoder=encoder)
-    choose_stain(loaded, settings.stain, model)
+    loaded, _ = load_stainer(job.model, device="cpu", encoder=job.encoder)
+    loaded.stain_index(job.settings.stain)
     if loaded.demo:
         _say_demo()
-    job = SheetJob(
-        model=model if model == "demo" else str(Path(model).resolve()),
-        device=device,
-        encoder=encoder,
-        settings=settings,
-        mpp=mpp,
-        tiff=tiff,
-        overwrite=overwrite,
-    )
     with progress_bar() as bar:
         slides = bar.add_task("slides", total=len(rows))
 

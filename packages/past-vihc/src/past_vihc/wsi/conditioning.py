@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from past_core.embed.vectors import encode_stream
 from past_core.errors import PastError
 from past_core.slides import iter_patches
 from past_vihc.wsi.grid import Grid
@@ -50,6 +49,8 @@ class TileConditioning:
 
     def _embed(self, x: np.ndarray, y: float) -> np.ndarray:
         """Vectors at points of the view on one line: `(n, d)`."""
+        from past_core.embed.vectors import encode_stream  # with anndata, which plain generators spare
+
         points = np.stack([x, np.full(len(x), y)], axis=1) * self.view.downsample
         made = np.empty((len(x), self.encoder.dim), np.float32)
         stream = iter_patches(

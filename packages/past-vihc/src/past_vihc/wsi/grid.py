@@ -122,7 +122,7 @@ def make_grid(
         tile: side of a window in pixels.
         overlap: least share of a window that each neighbour shares, 0.25 to 0.5.
         receptive_field: pixels at a window's border that depend on what lies beyond it. As much of them is
-            discarded as leaves half of what is shared for blending.
+            discarded as leaves three quarters of what is shared for blending, whose weights rise slowly.
         step: the stride is a multiple of this many pixels, such as the pitch of a grid of embeddings.
         hard: no blending, each window up to the middle of what is shared: to see what blending does.
 
@@ -138,7 +138,7 @@ def make_grid(
             "ask for a smaller overlap"
         )
     shared = tile - stride
-    margin = shared // 2 if hard else min(max(receptive_field, 0), shared // 4)
+    margin = shared // 2 if hard else min(max(receptive_field, 0), shared // 8)
     if hard and shared % 2:
         raise GridError(f"an odd number of shared pixels ({shared}) has no middle")
     ramp = shared - 2 * margin

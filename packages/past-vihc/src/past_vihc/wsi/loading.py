@@ -16,12 +16,12 @@ def load_stainer(
     Args:
         model: a generator's `.safetensors` file, or "demo".
         device: as `resolve_device` takes it.
-        precision: of the encoder: "32", "bf16" or "fp16".
+        precision: of both: "32", "bf16" or "fp16".
         encoder: another name or path for the encoder than the one that the generator's file records, where
             it lies elsewhere on this machine.
 
     Raises:
-        GeneratorError, GeneratorNotFoundError: see `load_generator`.
+        GeneratorFileError, GeneratorNotFoundError: see `load_generator`.
         GeneratorMismatchError: the encoder is not the one that the generator was trained with.
         EncoderError, EncoderNotFoundError: see `load_image_encoder`.
     """
@@ -29,7 +29,7 @@ def load_stainer(
     from past_vihc.files import load_generator
 
     where = resolve_device(device)
-    loaded = load_generator(model, device=where)
+    loaded = load_generator(model).to(where, precision)
     if loaded.encoder is None:
         return loaded, None
     frozen = load_image_encoder(encoder or loaded.encoder.name).to(where, precision)

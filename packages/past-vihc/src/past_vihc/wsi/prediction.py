@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -81,39 +81,15 @@ def _predict(
             current, vectors, at = row, condition.row(row), 0
         part = None if vectors is None else torch.from_numpy(vectors[at : at + len(columns)])
         at += len(columns)
-        made = _generate(inputs, torch.from_numpy(windows), part)
+        made = inputs.model(torch.from_numpy(windows), part, stain=inputs.settings.stain)
         # An accelerator works on this batch while the one before is copied and blended.
         if waiting is not None:
-            yield waiting[0], waiting[1], waiting[2].cpu().numpy()
             report(len(waiting[1]))
+            yield waiting[0], waiting[1], waiting[2].cpu().numpy()
         waiting = row, columns, made
     if waiting is not None:
-        yield waiting[0], waiting[1], waiting[2].cpu().numpy()
         report(len(waiting[1]))
-
-
-def _generate(inputs: Inputs, windows: Any, embedding: Any) -> Any:
-    import torch
-
-    from past_core.frozen import PRECISIONS
-
-    precision = inputs.settings.precision
-    low = precision != "32"
-    device = model_device(inputs.model)
-    with (
-        torch.inference_mode(),
-        torch.autocast(device.type, PRECISIONS[precision] if low else None, enabled=low),
-    ):
-        windows = windows.to(device)
-        embedding = None if embedding is None else embedding.to(device)
-        return inputs.model(windows, embedding, stain=inputs.settings.stain)
-
-
-def model_device(model: "StainModel") -> Any:
-    """Where a generator's weights are."""
-    import torch
-
-    return next((weights.device for weights in model.generator.parameters()), torch.device("cpu"))
+        yield waiting[0], waiting[1], waiting[2].cpu().numpy()
 
 
 def _conditioning(inputs: Inputs) -> TileConditioning | None:

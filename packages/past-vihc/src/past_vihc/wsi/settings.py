@@ -12,6 +12,9 @@ from past_vihc.wsi.grid import LEAST_OVERLAP
 if TYPE_CHECKING:
     from past_vihc.files import StainModel
 
+ENDS = 2**16
+"""Bytes of a slide's file that are looked at, from its start and from its end."""
+
 
 class StainError(PastError, ValueError):
     """A slide that cannot be stained as asked."""
@@ -25,7 +28,6 @@ class StainSettings:
         stain: one that the model makes; None where it makes only one.
         overlap: least share of a window that each neighbour shares.
         batch_size: windows at a time.
-        precision: "32", "bf16" or "fp16".
         tissue_only: stain where there is tissue; the rest is background.
         background: grey value of the rest.
     """
@@ -33,46 +35,28 @@ class StainSettings:
     stain: str | None = None
     overlap: float = LEAST_OVERLAP
     batch_size: int = 16
-    precision: str = "32"
     tissue_only: bool = True
     background: int = 255
 
 
-def choose_stain(model: "StainModel", stain: str | None, name: str = "model") -> str:
-    """The stain asked for, or the only one of a model.
-
-    Raises:
-        StainError: one that the model does not make, or none where it makes several.
-    """
-    stains = list(model.stains)
-    if stain is None:
-        if len(stains) != 1:
-            raise StainError(f"{name} makes {', '.join(stains)}; name one with --stain")
-        return stains[0]
-    found = {known.lower(): known for known in stains}.get(stain.strip().lower())
-    if found is None:
-        raise StainError(f"{name} does not make the stain {stain!r}; it makes {', '.join(stains)}")
-    return found
-
-
 def model_fingerprint(model: "StainModel") -> str:
-    """Sha256 of a model's weights and of what it takes and gives."""
-    known = getattr(model, "fingerprint", None)
-    if isinstance(known, str):
-        return known
+    """Sha256 of a generator's weights, its architecture, and what it was trained at and with."""
     from past_core.frozen import fingerprint
 
-    entry = {"stains": list(model.stains), "mpp": model.mpp, "tile": model.tile}
+    entry = {"config": model.generator.config, "info": model.info.to_dict() | {"card": None}}
     return fingerprint(entry, {"generator": model.generator})
 
 
-def content_key(path: Location) -> str:
-    """A quick look at what a slide holds: its first and last bytes."""
-    if not isinstance(path, Path) or not path.is_file():
-        return ""
+def source_key(path: Location) -> str:
+    """Tells one slide from another: by its size, first and last bytes, or by its metadata."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        digest.update(file.read(2**16))
-        file.seek(max(0, path.stat().st_size - 2**16))
-        digest.update(file.read())
-    return digest.hexdigest()
+    if isinstance(path, Path) and path.is_file():
+        with path.open("rb") as file:
+            digest.update(file.read(ENDS))
+            file.seek(max(0, path.stat().st_size - ENDS))
+            digest.update(file.read())
+        return f"{path.stat().st_size} bytes, {digest.hexdigest()[:32]}"
+    for metadata in (path / "zarr.json", path / ".zattrs"):
+        if metadata.is_file():
+            digest.update(metadata.read_bytes())
+    return digest.hexdigest()[:32]

@@ -38,7 +38,8 @@ class SheetJob:
     Attributes:
         model: "demo" or a generator's file, which every worker can read.
         device: on which each worker stains.
-        encoder: see `load_stainer`.
+        precision: see `load_stainer`.
+        encoder: likewise.
         settings: how slides are stained.
         mpp: µm per pixel of slides for which neither file nor sheet states it.
         tiff: layout, compression and quality, as `plan_outputs` takes them.
@@ -47,6 +48,7 @@ class SheetJob:
 
     model: str
     device: str = "auto"
+    precision: str = "32"
     encoder: str | None = None
     settings: StainSettings = field(default_factory=StainSettings)
     mpp: float | None = None
@@ -66,7 +68,7 @@ def stain_row(row: SheetRow, job: SheetJob, progress: Progress | None = None) ->
     try:
         if row.problem is not None:
             raise SheetError(row.problem)
-        model, encoder = _loaded(job.model, job.device, job.settings.precision, job.encoder)
+        model, encoder = _loaded(job.model, job.device, job.precision, job.encoder)
         options: dict[str, Any] = {
             "name": model_name(job.model),
             "settings": job.settings,

@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from past_core.embed.output import source_key
 from past_core.remote import Location
 from past_core.slides import Slide, open_slide, tissue_mask
 from past_vihc.wsi.blend import Blender
 from past_vihc.wsi.grid import make_grid, windows_with_tissue
 from past_vihc.wsi.output import Outputs, write_outputs
-from past_vihc.wsi.prediction import Inputs, Predictions, model_device
+from past_vihc.wsi.prediction import Inputs, Predictions
 from past_vihc.wsi.settings import (
     StainError,
     StainSettings,
-    choose_stain,
-    content_key,
     model_fingerprint,
+    source_key,
 )
 from past_vihc.wsi.windows import batches
 from past_vihc.wsi.work import StripWriter, WorkFolder
@@ -92,20 +90,18 @@ def stain_slide(
         progress: called as work is done.
 
     Raises:
-        StainError: an unknown stain, no tissue, no encoder, or a band out of range.
-        GeneratorMismatchError: another encoder than the model was trained with.
+        StainError: no tissue, or a band out of range.
+        UnknownStainError, MarkerError: a stain that the model does not make.
+        GeneratorMismatchError: another encoder than the model was trained with, or none.
         SlideError, WorkError, StainWriteError, GridError, ConditioningError: see there.
     """
     settings = settings or StainSettings()
-    settings = replace(settings, stain=choose_stain(model, settings.stain, name))
+    settings = replace(settings, stain=model.stains[model.stain_index(settings.stain)])
     if not 1 <= band[0] <= band[1]:
         raise StainError(f"band {band[0]}/{band[1]}; expected K/N with K from 1 to N")
     if not 0 <= settings.background <= 255:
         raise StainError(f"background {settings.background}; expected a grey value from 0 to 255")
-    if model.encoder is not None:
-        if encoder is None:
-            raise StainError(f"the model is conditioned on {model.encoder.name}; give that encoder")
-        model.check(encoder)
+    model.check(encoder)
     with open_slide(path, mpp=mpp) as slide:
         job = _Job(slide, model, encoder if model.encoder is not None else None, name, settings)
         return job.run(outputs, band, progress or (lambda what, done, total: None))
@@ -122,7 +118,7 @@ def expected_record(
 ) -> dict[str, Any]:
     """What `stain_slide` would write into its output about itself, without staining."""
     settings = settings or StainSettings()
-    settings = replace(settings, stain=choose_stain(model, settings.stain, name))
+    settings = replace(settings, stain=model.stains[model.stain_index(settings.stain)])
     with open_slide(path, mpp=mpp) as slide:
         return _Job(slide, model, encoder if model.encoder is not None else None, name, settings).record
 
@@ -148,7 +144,7 @@ class _Job:
             self.view.width,
             tile=model.tile,
             overlap=settings.overlap,
-            receptive_field=int(getattr(model.generator, "receptive_field", 0)),
+            receptive_field=model.receptive_field,
             step=max(self.step, 1),
         )
         self.record = self._record(name)
@@ -187,7 +183,7 @@ class _Job:
             "tile": axis.tile,
             "overlap": axis.tile - axis.stride,
             "ramp": axis.ramp,
-            "precision": settings.precision,
+            "precision": model.precision,
             "tissue_only": settings.tissue_only,
             "background": settings.background,
         }
@@ -202,10 +198,9 @@ class _Job:
             **self.record,
             "format": FORMAT,
             "batch_size": self.settings.batch_size,
-            "device": str(model_device(self.model).type),
+            "device": self.model.device.type,
             "size": [self.view.height, self.view.width],
             "windows": hashlib.sha256(np.packbits(self.active).tobytes()).hexdigest(),
-            "content": content_key(self.slide.path),
         }
 
     def run(self, outputs: Outputs, band: tuple[int, int], progress: Progress) -> Staining:
