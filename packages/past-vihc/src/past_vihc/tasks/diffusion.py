@@ -46,7 +46,7 @@ class DiffusionTask(StainTask):
             usual.
         crop: side in pixels of a part of each tile, drawn anew for each step, that is trained on; null is the
             whole. More tiles then fit a step of the same time.
-        timestep_respacing: steps of sampling: `25` is ancestral, `ddim25` deterministic.
+        timestep_respacing: steps of sampling: 25 is ancestral, `ddim25` deterministic.
         guidance: weight of classifier-free guidance; 1 is none. Others need `conditioning_dropout`.
         val_tiles: validation samples so many tiles of each case and stain, evenly spread and always the
             same; null samples all.
@@ -80,7 +80,7 @@ class DiffusionTask(StainTask):
         vlb_weight: float = 1e-3,
         conditioning_dropout: float = 0.0,
         crop: int | None = None,
-        timestep_respacing: str = "25",
+        timestep_respacing: str | int = "25",
         guidance: float = 1.0,
         val_tiles: int | None = 8,
         val_steps: int | None = None,
@@ -104,23 +104,14 @@ class DiffusionTask(StainTask):
         for name, tiles in (("val_tiles", val_tiles), ("test_tiles", test_tiles)):
             if tiles is not None and tiles < 1:
                 raise StainTaskError(f"model.{name} {tiles}; expected at least 1, or null for all")
-        self.network_settings = {
-            "width": width,
-            "multipliers": tuple(multipliers),
-            "blocks": blocks,
-            "attention": tuple(attention),
-            "head_dim": head_dim,
-            "dropout": dropout,
-        }
+        self.network_settings = {"width": width, "multipliers": tuple(multipliers), "blocks": blocks}
+        self.network_settings |= {"attention": tuple(attention), "head_dim": head_dim, "dropout": dropout}
         self.embeddings, self.vlb_weight, self.crop = embeddings, vlb_weight, crop
         self.conditioning_dropout, self.guidance, self.seed = conditioning_dropout, guidance, seed
         self.diffusion = NoiseSchedule(cosine_betas(steps))
-        # YAML reads `timestep_respacing: 25` as a number.
         self.respacing = Respacing.parse(str(timestep_respacing), steps)
-        method = "ddim" if self.respacing.ddim else ""
-        self.val_respacing = (
-            self.respacing if val_steps is None else Respacing.parse(f"{method}{val_steps}", steps)
-        )
+        short = str(timestep_respacing) if val_steps is None else f"{self.respacing.method}{val_steps}"
+        self.val_respacing = Respacing.parse(short, steps)
         self.tiles_per_case = {"val": val_tiles, "test": test_tiles}
         self._sampled = np.zeros(0, np.int64)
 
@@ -190,12 +181,9 @@ class DiffusionTask(StainTask):
         gradient_clip_algorithm: Any = None,
     ) -> None:
         """Clips as `gradient_clip` says; the trainer's own setting where that is null."""
-        own = self.gradient_clip
-        self.clip_gradients(
-            optimizer,
-            gradient_clip_val=gradient_clip_val if own is None else own,
-            gradient_clip_algorithm=gradient_clip_algorithm if own is None else "norm",
-        )
+        if self.gradient_clip is not None:
+            gradient_clip_val, gradient_clip_algorithm = self.gradient_clip, "norm"
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of the optimiser, and then of the average."""

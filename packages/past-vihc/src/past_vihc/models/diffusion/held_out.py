@@ -19,7 +19,7 @@ _GROWTH = 1.2207440846057595
 def spread_tiles(tiles: pd.DataFrame, part: str, per_case: int | None) -> np.ndarray:
     """A fixed choice of kept tiles, spread evenly over the images of every case and stain.
 
-    Points of a low-discrepancy sequence (image, y, x) take the nearest tile that is left: every n-th tile
+    Points of a low-discrepancy sequence (y, x, image) take the nearest tile that is left: every n-th tile
     might lie in one column of a regular grid. A larger choice holds the smaller one.
 
     Args:
@@ -38,7 +38,7 @@ def spread_tiles(tiles: pd.DataFrame, part: str, per_case: int | None) -> np.nda
     for group in own.groupby(["case", "stain"], sort=False).indices.values():
         table = own.iloc[group]
         image = pd.factorize(table["source"], sort=True)[0]
-        places = np.stack([image, table["y"], table["x"]], axis=1).astype(float)
+        places = np.stack([table["y"], table["x"], image], axis=1).astype(float)
         extent = np.ptp(places, axis=0)
         places = (places - places.min(axis=0)) / np.where(extent > 0, extent, 1.0)
         for number in range(min(per_case, len(group))):

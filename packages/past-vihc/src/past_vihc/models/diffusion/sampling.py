@@ -59,6 +59,11 @@ class Respacing:
             )
         return cls(tuple(range(0, steps, steps // count)), ddim=True)
 
+    @property
+    def method(self) -> str:
+        """`ddim`, or nothing for ancestral sampling, as it stands before the number."""
+        return "ddim" if self.ddim else ""
+
     def __str__(self) -> str:
         return f"{len(self.timesteps)} {'DDIM' if self.ddim else 'ancestral'} steps"
 
