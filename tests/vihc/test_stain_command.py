@@ -32,7 +32,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_slide(tmp_path_factory.mktemp("slide") / "he.tif", draw_slide(260, 300))
+    return write_slide(tmp_path_factory.mktemp("slide") / "he.tif", draw_slide(520, 610))
 
 
 def past(*words: object) -> tuple[int, str, BaseException | None]:
@@ -53,13 +53,13 @@ def test_a_slide_becomes_an_ome_tiff_in_a_new_folder(slide: Path, model: Path, t
     output = tmp_path / "new" / "er.ome.tif"
     code, said, _ = past(slide, "-o", output, "--model", model, "--stain", "ER", "--device", "cpu")
     assert code == 0
-    assert f"{output.name}: virtual er" in said.replace(" ", "", said.count("/")) or "virtual er" in said
+    assert "virtual er" in said
     record = read_record(output)
     assert (record["stain"], record["model"], record["slide"]) == ("er", "small.safetensors", "he.tif")
     with open_slide(output) as made:
-        assert (made.height, made.width, made.mpp) == (260, 300, pytest.approx(0.5))
+        assert (made.height, made.width, made.mpp) == (520, 610, pytest.approx(0.5))
         assert (made.read(0, 0, 0, 8, 8) == 255).all()
-        assert made.read(0, 120, 140, 8, 8).std() > 0
+        assert made.read(0, 260, 300, 8, 8).std() > 0
     refused("exists already.*--overwrite", slide, "-o", output, "--model", model, "--stain", "er")
     assert past(slide, "-o", output, "-m", model, "--stain", "pr", "--overwrite")[0] == 0
     assert read_record(output)["stain"] == "pr"
@@ -166,7 +166,7 @@ def test_a_sheet_goes_on_after_a_failure_and_skips_what_is_complete(
     assert "no such slide" in said
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"one.ome.tif", "three.ome.tif"}
     with open_slide(tmp_path / "out" / "three.ome.tif") as made:
-        assert made.height == 130
+        assert made.height == 260
     assert "0 done, 2 skipped, 1 failed" in past(*words, "er")[1]
     said = past(*words, "pr")[1]
     assert "0 done, 0 skipped, 3 failed" in said
