@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from past_core.atomic import replacing
-from past_core.checkpoint import CheckpointError
-from past_core.checkpoint.tensors import open_safetensors
 from past_core.errors import PastError
 from past_core.remote import require_local
 from past_core.training.finite import not_finite
@@ -185,7 +183,8 @@ def _write(path: str | Path, entry: dict[str, Any], weights: dict[str, Tensor]) 
             temporary.touch()
             mode = temporary.stat().st_mode
             content = {name: value.cpu().contiguous() for name, value in weights.items()}
-            save_file(content, temporary, metadata={"format": "pt", KEY: text})
+            # One entry: of several the library's order changes from call to call, and so would the bytes.
+            save_file(content, temporary, metadata={KEY: text})
             temporary.chmod(mode)  # safetensors makes it readable for its owner alone
     except (OSError, SafetensorError) as error:
         raise GeneratorFileError(
@@ -195,6 +194,9 @@ def _write(path: str | Path, entry: dict[str, Any], weights: dict[str, Tensor]) 
 
 
 def _load(path: Path) -> StainModel:
+    from past_core.checkpoint import CheckpointError
+    from past_core.checkpoint.tensors import open_safetensors
+
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise GeneratorNotFoundError(

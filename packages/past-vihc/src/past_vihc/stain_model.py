@@ -3,16 +3,21 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from past_core.errors import PastError
-from past_core.frozen import PRECISIONS, FrozenEncoder
 from past_vihc.markers import marker
 from past_vihc.models.generator import FiLMGenerator
 from past_vihc.models.scaling import to_uint8, to_unit
+
+if TYPE_CHECKING:
+    from past_core.frozen import FrozenEncoder
+
+PRECISIONS = {"32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""In which type products are taken, by the names that encoders use too; weights stay float32."""
 
 
 class GeneratorMismatchError(PastError, ValueError):
@@ -144,7 +149,7 @@ class StainModel:
         self.generator.to(device)
         return self
 
-    def check(self, encoder: FrozenEncoder | None) -> None:
+    def check(self, encoder: "FrozenEncoder | None") -> None:
         """Makes sure that embeddings come from the encoder it was trained with.
 
         Args:

@@ -203,6 +203,10 @@ class StainTask(pl.LightningModule):
 
     test_step = validation_step
 
+    def predict_step(self, batch: StainBatch, batch_idx: int) -> Tensor:
+        """The virtual stain of a batch, see `translate`."""
+        return self.translate(batch)
+
     def on_validation_epoch_end(self) -> None:
         """Merges the ranks' figures and logs their means."""
         self._log_summary("val")

@@ -12,8 +12,8 @@ from past_vihc.models.diffusion.noise import Place, place_noise
 from past_vihc.models.diffusion.schedule import NoiseSchedule
 
 _GOLDEN = (5**0.5 - 1) / 2
-_GROWTH = 1.2207440846057595
-"""The real root of g⁴ = g + 1: its powers give the evenest known sequence of points in three dimensions."""
+_GROWTH = {1: 1.618033988749895, 2: 1.324717957244746, 3: 1.2207440846057595}
+"""The real root of g^(d + 1) = g + 1: its negative powers step evenly through a cube of d dimensions."""
 
 
 def spread_tiles(tiles: pd.DataFrame, part: str, per_case: int | None) -> np.ndarray:
@@ -39,11 +39,12 @@ def spread_tiles(tiles: pd.DataFrame, part: str, per_case: int | None) -> np.nda
         table = own.iloc[group]
         image = pd.factorize(table["source"], sort=True)[0]
         places = np.stack([table["y"], table["x"], image], axis=1).astype(float)
-        extent = np.ptp(places, axis=0)
-        places = (places - places.min(axis=0)) / np.where(extent > 0, extent, 1.0)
+        places = places[:, np.ptp(places, axis=0) > 0] if len(group) > 1 else places[:, :1]
+        places = (places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-9)
+        stride = 1 / _GROWTH[places.shape[1]] ** np.arange(1, 1 + places.shape[1])
         for number in range(min(per_case, len(group))):
-            point = (0.5 + (number + 1) / _GROWTH ** np.arange(1, 4)) % 1
-            nearest = int(np.argmin(((places - point * (extent > 0)) ** 2).sum(axis=1)))
+            point = (0.5 + (number + 1) * stride) % 1
+            nearest = int(np.argmin(((places - point) ** 2).sum(axis=1)))
             places[nearest] = np.inf
             chosen.append(rows[group[nearest]])
     return np.sort(np.array(chosen, np.int64))
