@@ -179,6 +179,10 @@ def test_spread_tiles() -> None:
         assert (table.groupby([table["y"] < 768, table["x"] < 768]).size() >= 3).all()
         assert table["x"].nunique() >= 6
         assert table["y"].nunique() >= 6
+    alone = tiles.iloc[[1]]
+    assert spread_tiles(alone, "val", 8).tolist() == [0]
+    many = tiles.assign(source=np.arange(len(tiles)) // 3 % 4)
+    assert many.iloc[spread_tiles(many, "val", 8)].groupby("stain")["source"].nunique().eq(4).all()
     everything = spread_tiles(tiles, "test", None)
     assert len(everything) == int((tiles["kept"] & (tiles["part"] == "test")).sum())
     assert np.array_equal(spread_tiles(tiles, "test", 1000), everything)

@@ -39,7 +39,8 @@ def spread_tiles(tiles: pd.DataFrame, part: str, per_case: int | None) -> np.nda
         table = own.iloc[group]
         image = pd.factorize(table["source"], sort=True)[0]
         places = np.stack([table["y"], table["x"], image], axis=1).astype(float)
-        places = places[:, np.ptp(places, axis=0) > 0] if len(group) > 1 else places[:, :1]
+        varies = np.ptp(places, axis=0) > 0
+        places = places[:, varies if varies.any() else [0]]
         places = (places - places.min(axis=0)) / np.maximum(np.ptp(places, axis=0), 1e-9)
         stride = 1 / _GROWTH[places.shape[1]] ** np.arange(1, 1 + places.shape[1])
         for number in range(min(per_case, len(group))):
