@@ -60,6 +60,8 @@ class StainTask(pl.LightningModule):
         gradient_clip: largest norm of the gradients of an optimiser's networks; null does not clip.
         ema: decay of the moving average of the generator's weights, which is then evaluated and exported;
             null keeps none.
+        presets: thresholds by which H-scores of held-out nuclei are compared: a preset's name, or one for
+            each stain; null compares none.
 
     Attributes:
         generator: after `configure_model`.
@@ -80,6 +82,7 @@ class StainTask(pl.LightningModule):
         decay_from: float = 0.5,
         gradient_clip: float | None = None,
         ema: float | None = None,
+        presets: dict[str, str] | str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -92,7 +95,7 @@ class StainTask(pl.LightningModule):
             raise StainTaskError(f"model.ema {ema}; expected between 0 and 1, or null")
         self.learning_rate, self.betas = learning_rate, (betas[0], betas[1])
         self.schedule, self.decay_from = schedule, decay_from
-        self.gradient_clip, self.ema = gradient_clip, ema
+        self.gradient_clip, self.ema, self.presets = gradient_clip, ema, presets
         self.generator: nn.Module | None = None
         self.average: AveragedModel | None = None
         self.evaluator: Any = None
@@ -189,7 +192,7 @@ class StainTask(pl.LightningModule):
         """An empty evaluator of this data module's stains."""
         from past_vihc.evaluation.evaluator import StainEvaluator
 
-        return StainEvaluator(self.trainer.datamodule.stains)
+        return StainEvaluator(self.trainer.datamodule.stains, presets=self.presets)
 
     def on_validation_epoch_start(self) -> None:
         """Starts afresh."""
