@@ -1,6 +1,7 @@
 """Whole slides with a known colour map: pixels, files, resuming, bands and faults."""
 
 import hashlib
+import itertools
 import logging
 import os
 import signal
@@ -143,6 +144,28 @@ def test_conditioned_models_are_given_their_encoder_s_vectors(
     assert record["granularity"] == granularity
 
 
+def test_strips_on_disk_are_read_as_the_image_they_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (3, 50, 70), dtype=np.uint8)
+    rows, columns, edges = [0, 7, 20, 31, 50], [0, 40, 70], [0, 20, 50]
+    folder = work.WorkFolder(
+        tmp_path / "out.tif", {}, edges=edges, rows=rows, columns=columns, background=240
+    )
+    image[:, :7, :40] = 240  # never written: a hole in the file
+    with folder.open(shared=False):
+        for strip in (0, 1):
+            with folder.writing(strip) as writer:
+                for top, bottom in itertools.pairwise(rows):
+                    for left, right in itertools.pairwise(columns):
+                        if edges[strip] <= top < edges[strip + 1] and (top, left) != (0, 0):
+                            writer.write(top, left, image[:, top:bottom, left:right])
+        stored = folder.image()
+        assert stored.shape == image.shape
+        for _ in range(50):
+            (y0, y1), (x0, x1) = (np.sort(rng.integers(0, n + 1, 2)) for n in image.shape[1:])
+            np.testing.assert_array_equal(stored[:, y0:y1, x0:x1], image[:, y0:y1, x0:x1])
+
+
 def test_batches_and_strips_do_not_change_a_pixel(
     slide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,7 +255,7 @@ def test_strips_of_other_settings_are_not_mixed_in(
 
 def test_a_second_run_of_the_same_output_is_refused(slide: Path, tmp_path: Path) -> None:
     out = plan_outputs(tmp_path / "out.ome.tif")
-    folder = work.WorkFolder(out.main, {"key": 1}, [0, 10], 10, 255)
+    folder = work.WorkFolder(out.main, {"key": 1}, edges=[0, 9], rows=[0, 9], columns=[0, 9], background=255)
     with folder.open(shared=False), pytest.raises(WorkError, match="another run"):
         stainer.stain_slide(slide, out, FakeModel())
     with folder.open(shared=True), folder.open(shared=True):

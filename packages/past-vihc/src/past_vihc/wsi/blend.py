@@ -9,8 +9,20 @@ from past_vihc.wsi.grid import ONE, Grid
 Sink = Callable[[int, int, np.ndarray], None]
 """Takes finished pixels: top row, left column, `(3, h, w)` uint8."""
 
-SEGMENT = 4096
-"""Columns of the image that are blended together, which bounds memory on wide slides."""
+SEGMENT = 2048
+"""Columns of the image that are blended together: few enough to stay in the processor's cache."""
+
+
+def segment_windows(grid: Grid) -> int:
+    """How many windows side by side are blended together."""
+    return max(1, SEGMENT // grid.columns.stride)
+
+
+def block_edges(grid: Grid) -> tuple[list[int], list[int]]:
+    """First row and first column of the blocks that a sink is given, and the image's height and width."""
+    rows, columns = grid.rows, grid.columns
+    firsts = [*range(0, columns.count, segment_windows(grid)), columns.count]
+    return [rows.first(r) for r in range(rows.count + 1)], [columns.first(c) for c in firsts]
 
 
 class Blender:
@@ -33,7 +45,7 @@ class Blender:
     def __init__(self, grid: Grid, active: np.ndarray, sink: Sink, *, background: int = 255) -> None:
         self.grid, self.active, self.sink, self.background = grid, active, sink, background
         rows, columns = grid.rows, grid.columns
-        self.per_segment = max(1, SEGMENT // columns.stride)
+        self.per_segment = segment_windows(grid)
         self._blank = np.full((3, rows.tile, columns.tile), background, np.uint8)
         self._below = np.full((3, rows.ramp, columns.size), background * ONE, np.uint16)
         self._left = self._blank[:, :, : columns.ramp]

@@ -14,7 +14,7 @@ import numpy as np
 
 from past_core.remote import Location
 from past_core.slides import Slide, open_slide, tissue_mask
-from past_vihc.wsi.blend import Blender
+from past_vihc.wsi.blend import SEGMENT, Blender, block_edges
 from past_vihc.wsi.grid import make_grid, windows_with_tissue
 from past_vihc.wsi.output import Outputs, write_outputs
 from past_vihc.wsi.prediction import Inputs, Predictions
@@ -196,7 +196,7 @@ class _Job:
         """All that determines the pixels of strips, and the record."""
         return {
             **self.record,
-            "format": FORMAT,
+            "format": [FORMAT, SEGMENT, STRIP],
             "batch_size": self.settings.batch_size,
             "device": self.model.device.type,
             "size": [self.view.height, self.view.width],
@@ -207,7 +207,15 @@ class _Job:
         """Makes the band's missing strips, and the output where they were the last ones."""
         n = len(self.edges) - 1
         share = range((band[0] - 1) * n // band[1], band[0] * n // band[1])
-        work = WorkFolder(outputs.main, self._key(), self.edges, self.view.width, self.settings.background)
+        rows, columns = block_edges(self.grid)
+        work = WorkFolder(
+            outputs.main,
+            self._key(),
+            edges=self.edges,
+            rows=rows,
+            columns=columns,
+            background=self.settings.background,
+        )
         with work.open(shared=band[1] > 1):
             before = work.done()
             if before.any():

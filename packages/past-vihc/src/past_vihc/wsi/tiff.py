@@ -173,4 +173,4 @@ class _NextLevel:
         self.edges.append(self.edges[-1] + rows.shape[1])
 
     def image(self) -> StripImage:
-        return StripImage(self.paths, self.edges, self.shape[1], 0)
+        return StripImage(self.paths, self.edges, self.edges, [0, self.shape[1]], 0)

@@ -1,8 +1,9 @@
 """The work folder beside an output: finished strips, kept until the output is complete.
 
-`.OUTPUT.work/` holds `work.json` (all that determines the pixels) and one file a strip: raw `(3, h, width)`
-bytes, each XORed with the background, so that background is zero and takes no room on disk. A strip has its
-name only once it is whole and on disk. Nothing else needs to be recorded: a strip is there, or is made again.
+`.OUTPUT.work/` holds `work.json` (all that determines the pixels) and a file a strip: raw blocks `(3, h, w)`
+as they come from blending, row by row, each byte XORed with the background, so that background is zero and
+takes no room on disk. A strip has its name only once it is whole and on disk. Nothing else needs to be
+recorded: a strip is there, or is made again.
 """
 
 import json
@@ -42,28 +43,25 @@ class StripWriter:
     """
 
     def __init__(self, file: IO[bytes], top: int, shape: tuple[int, int], background: int) -> None:
-        self.file, self.top, self.shape, self.background = file, top, shape, background
+        self.file, self.top, self.width, self.background = file, top, shape[1], background
         file.truncate(3 * shape[0] * shape[1])
 
     def write(self, y: int, x: int, block: np.ndarray) -> None:
-        """Takes finished pixels, `(3, h, w)` uint8 at row `y`, column `x` of the image."""
-        height, width = self.shape
-        stored = np.ascontiguousarray(block ^ np.uint8(self.background))
-        handle = self.file.fileno()
-        for channel, plane in enumerate(stored):
-            start = (channel * height + y - self.top) * width + x
-            if plane.shape[1] == width:
-                _write_all(handle, plane, start)
-            else:
-                for line, pixels in enumerate(plane):
-                    _write_all(handle, pixels, start + line * width)
+        """Takes a block, `(3, h, w)` uint8 at row `y`, column `x` of the image.
+
+        Blocks side by side have one height; those of a block's height, to its left, and those above lie
+        before it in the file.
+        """
+        rest = memoryview(np.ascontiguousarray(block ^ np.uint8(self.background))).cast("B")
+        offset = _offset(y - self.top, x, block.shape[1], self.width)
+        while rest:  # a nearly full disk takes a part, then refuses
+            done = os.pwrite(self.file.fileno(), rest, offset)
+            rest, offset = rest[done:], offset + done
 
 
-def _write_all(handle: int, data: np.ndarray, offset: int) -> None:
-    rest = memoryview(data).cast("B")
-    while rest:  # a nearly full disk takes a part, then refuses
-        done = os.pwrite(handle, rest, offset)
-        rest, offset = rest[done:], offset + done
+def _offset(y: int, x: int, height: int, width: int) -> int:
+    """Where a block of a strip begins in its file."""
+    return 3 * (y * width + height * x)
 
 
 class StripImage:
@@ -72,15 +70,24 @@ class StripImage:
     Args:
         paths: of the strips, from top to bottom.
         edges: first row of each strip, and the image's height.
-        width: of the image.
+        rows: first row of each row of blocks, and the image's height; among them are all `edges`.
+        columns: first column of each block in a row, and the image's width.
         background: as in `StripWriter`.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, paths: Sequence[Path], edges: Sequence[int], width: int, background: int) -> None:
-        self.paths, self.edges, self.background = list(paths), np.asarray(edges), background
-        self.shape = (3, int(edges[-1]), width)
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        edges: Sequence[int],
+        rows: Sequence[int],
+        columns: Sequence[int],
+        background: int,
+    ) -> None:
+        self.paths, self.background = list(paths), background
+        self.edges, self.rows, self.columns = (np.asarray(v, np.int64) for v in (edges, rows, columns))
+        self.shape = (3, int(self.rows[-1]), int(self.columns[-1]))
 
     def __getitem__(self, window: tuple[slice, slice, slice]) -> np.ndarray:
         """Reads `[:, y0:y1, x0:x1]`."""
@@ -89,17 +96,29 @@ class StripImage:
         out = np.empty((3, max(y1 - y0, 0), max(x1 - x0, 0)), np.uint8)
         if not out.size:
             return out
-        first, last = np.searchsorted(self.edges, [y0, y1 - 1], side="right") - 1
-        for strip in range(int(first), int(last) + 1):
-            top, bottom = int(self.edges[strip]), int(self.edges[strip + 1])
+        opened, stored = -1, None
+        for top, bottom in _parts(self.rows, y0, y1):
+            strip = int(np.searchsorted(self.edges, top, side="right")) - 1
+            if strip != opened:
+                # Mapped for the moment only: what stays mapped counts as this process's memory.
+                opened, stored = strip, np.memmap(self.paths[strip], np.uint8, "r")
             low, high = max(y0, top), min(y1, bottom)
-            shape = (3, bottom - top, self.shape[2])
-            # Mapped for the moment only: what stays mapped counts as this process's memory.
-            stored = np.memmap(self.paths[strip], np.uint8, "r", shape=shape)
-            out[:, low - y0 : high - y0] = stored[:, low - top : high - top, x0:x1]
-            del stored
+            for left, right in _parts(self.columns, x0, x1):
+                start = _offset(top - int(self.edges[strip]), left, bottom - top, self.shape[2])
+                shape = (3, bottom - top, right - left)
+                block = stored[start : start + shape[0] * shape[1] * shape[2]].reshape(shape)
+                a, b = max(x0, left), min(x1, right)
+                out[:, low - y0 : high - y0, a - x0 : b - x0] = block[
+                    :, low - top : high - top, a - left : b - left
+                ]
         out ^= np.uint8(self.background)
         return out
+
+
+def _parts(edges: np.ndarray, start: int, stop: int) -> list[tuple[int, int]]:
+    """The intervals between `edges` that [start, stop) touches."""
+    first, last = np.searchsorted(edges, [start, stop - 1], side="right") - 1
+    return [(int(edges[k]), int(edges[k + 1])) for k in range(int(first), int(last) + 1)]
 
 
 class WorkFolder:
@@ -109,14 +128,23 @@ class WorkFolder:
         output: the file or folder that is made.
         key: all that determines its pixels, plain JSON values.
         edges: first row of each strip, and the image's height.
-        width: of the image.
+        rows: as in `StripImage`.
+        columns: likewise.
         background: grey value.
     """
 
     def __init__(
-        self, output: Path, key: Mapping[str, Any], edges: Sequence[int], width: int, background: int
+        self,
+        output: Path,
+        key: Mapping[str, Any],
+        *,
+        edges: Sequence[int],
+        rows: Sequence[int],
+        columns: Sequence[int],
+        background: int,
     ) -> None:
-        self.output, self.edges, self.width, self.background = output, list(edges), width, background
+        self.output, self.edges, self.background = output, list(edges), background
+        self.rows, self.columns, self.width = list(rows), list(columns), columns[-1]
         self.path = output.with_name(f".{output.name}.work")
         self.key = json.loads(json.dumps(dict(key), sort_keys=True))
 
@@ -224,7 +252,7 @@ class WorkFolder:
     def image(self) -> StripImage:
         """All strips as one image."""
         paths = [self.strip(number) for number in range(len(self.edges) - 1)]
-        return StripImage(paths, self.edges, self.width, self.background)
+        return StripImage(paths, self.edges, self.rows, self.columns, self.background)
 
     @contextmanager
     def finishing(self) -> Iterator[bool]:
