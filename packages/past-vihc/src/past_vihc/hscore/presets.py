@@ -78,7 +78,11 @@ PRESETS = {
         Thresholds(0.06, 0.26, 0.46, name="ihc4bc-pr", source=_IHC4BC),
         Thresholds(0.12, 0.35, 0.55, name="ihc4bc-ki67", source=_IHC4BC),
         Thresholds(
-            0.2, 0.4, 0.6, name="qupath", source="QuPath, its defaults of positive cell detection (nucleus mean)"
+            0.2,
+            0.4,
+            0.6,
+            name="qupath",
+            source="QuPath, its defaults of positive cell detection (nucleus mean)",
         ),
     )
 }
@@ -96,7 +100,9 @@ def thresholds_named(text: str | None) -> Thresholds:
         ThresholdFileNotFoundError: the name of a `.json` file that is not there.
     """
     if text is None or not text.strip():
-        raise ThresholdError(f"no thresholds: an H-score depends on them, so they must be named. {_choices()}")
+        raise ThresholdError(
+            f"no thresholds: an H-score depends on them, so they must be named. {_choices()}"
+        )
     text = text.strip()
     if text in PRESETS:
         return PRESETS[text]

@@ -78,7 +78,9 @@ def nuclear_dab_at(
     owner = flat.take(where).astype(np.intp)
     if owner.size and owner.min() < 0:
         raise QuantificationError(f"labels down to {owner.min()}; expected 0 outside nuclei, positive inside")
-    if owner.size and owner.max() > flat.size:  # labels of a slide in a window: sums of their own would be empty
+    if (
+        owner.size and owner.max() > flat.size
+    ):  # labels of a slide in a window: sums of their own would be empty
         names, owner = np.unique(owner, return_inverse=True)
         counts = np.bincount(owner, minlength=len(names))
     else:

@@ -69,7 +69,9 @@ def white_point(slide: Slide, white: str | White = 255.0) -> WhitePoint:
     try:
         given = [float(v) for v in (white.split(",") if isinstance(white, str) else np.atleast_1d(white))]
     except (TypeError, ValueError):
-        raise WhiteError(f"white point {white!r}; expected auto, a value, or three as in 243,241,244") from None
+        raise WhiteError(
+            f"white point {white!r}; expected auto, a value, or three as in 243,241,244"
+        ) from None
     if len(given) not in {1, 3} or not all(100 <= v <= 255 for v in given):
         raise WhiteError(f"white point {white!r}; expected one value or three, from 100 to 255")
     red, green, blue = given * 3 if len(given) == 1 else given
