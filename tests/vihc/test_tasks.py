@@ -256,8 +256,12 @@ def test_shuffled_embeddings_are_other_tiles_in_validation_too(by_data: bool, tm
     else:
         assert not (given == batch.embedding).all(dim=1).any()
         assert sorted(given[:, 0].tolist()) == sorted(batch.embedding[:, 0].tolist())
+        last = data.batch(1, size=1)  # takes one of the batch before
+        assert torch.equal(task.embedding(last), batch.embedding[:1])
+        fresh = made(FiLMTask, **FILM, embeddings="shuffled")
+        fresh.generator, fresh.trainer = task.generator, run
         with pytest.raises(StainTaskError, match="at least two tiles"):
-            task.embedding(data.batch(0, size=1))
+            fresh.embedding(last)
     assert task.info().card["embeddings"] == "shuffled"
 
 

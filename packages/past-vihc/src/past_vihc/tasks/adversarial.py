@@ -1,5 +1,6 @@
 """Training two sides against each other in one step: a generator, and a discriminator of what it makes."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -95,6 +96,10 @@ class AdversarialTask(StainTask):
                 f"trainer.precision {precision}; adversarial tasks train in 32-true or bf16-mixed"
             )
         super().configure_model()
+
+    def on_fit_start(self) -> None:
+        """Silences Lightning's advice to save weights from before the step; those after it are meant."""
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 
     def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[dict[str, Any]]]:
         """Adam for either side; both schedules by step."""

@@ -13,16 +13,10 @@ from past_core.errors import PastError
 from past_core.training.finite import NonFiniteError, not_finite
 from past_core.training.optimisation import planned_steps
 from past_vihc.data.batch import StainBatch
-from past_vihc.files import (
-    KEY,
-    EncoderInfo,
-    GeneratorInfo,
-    GeneratorMismatchError,
-    StainModel,
-    generator_entry,
-)
+from past_vihc.files import KEY, GeneratorInfo, StainModel, generator_entry
 from past_vihc.models.diffusion.average import averaged
 from past_vihc.models.scaling import to_uint8, to_unit
+from past_vihc.tasks.record import generator_info, require_same_generator
 from past_vihc.tasks.watch import LossWatch
 
 Schedule = Literal["constant", "linear"]
@@ -228,36 +222,13 @@ class StainTask(pl.LightningModule):
 
     def info(self) -> GeneratorInfo:
         """What the generator was trained at and with, from the data module."""
-        data = self.trainer.datamodule
-        dim = getattr(self.generator, "embedding_dim", 0)
-        encoder = data.encoder if dim else None
-        split = getattr(data, "split", None)
-        cells = bool(dim) and data.granularity == "cells"
-        return GeneratorInfo(
-            mpp=data.mpp,
-            tile=data.tile,
-            pitch_um=data.pitch_um if cells else None,
-            encoder=None if encoder is None else EncoderInfo(encoder.name, encoder.fingerprint, encoder.dim),
-            demo=bool(data.synthetic or (encoder is not None and encoder.demo)),
-            card={
-                "task": type(self).__name__,
-                "settings": plain(dict(self.hparams)),
-                "embeddings": self._embeddings_used(data),
-                "step": int(self.global_step),
-                "epoch": int(self.current_epoch),
-                "cases": {} if split is None else plain({p: getattr(split, p, ()) for p in ("train", "val")}),
-                "metrics": {
-                    name: float(value)
-                    for name, value in self.trainer.callback_metrics.items()
-                    if math.isfinite(float(value))
-                },
-            },
-        )
+        return generator_info(self, self.generator, embeddings=self.embeddings_used())
 
-    def _embeddings_used(self, data: Any) -> str:
+    def embeddings_used(self) -> str:
+        """`true`, `shuffled` or `none`."""
         if not getattr(self.generator, "embedding_dim", 0):
             return "none"
-        return "shuffled" if getattr(data, "shuffle_embeddings", False) else "true"
+        return "shuffled" if getattr(self.trainer.datamodule, "shuffle_embeddings", False) else "true"
 
     def stain_model(self) -> StainModel:
         """A copy of the generator as it is, ready to stain whole images."""
@@ -293,34 +264,4 @@ class StainTask(pl.LightningModule):
         Raises:
             GeneratorMismatchError: names what differs.
         """
-        saved = checkpoint.get(KEY)
-        if not saved:
-            return
-        data = self.trainer.datamodule
-        stains = tuple(saved["config"]["stains"])
-        if stains != tuple(data.stains):
-            raise GeneratorMismatchError(
-                f"the checkpoint makes {', '.join(stains)}, data.stains is {', '.join(data.stains)}; give "
-                "the same stains in the same order"
-            )
-        encoder, now = saved["encoder"], self.info().encoder
-        if (encoder or {}).get("fingerprint") != (None if now is None else now.fingerprint):
-            raise GeneratorMismatchError(
-                f"the checkpoint is conditioned by {_named(encoder)}, this run by "
-                f"{_named(None if now is None else vars(now))}; give the same data.encoder and data.weights"
-            )
-
-
-def plain(value: Any) -> Any:
-    """A setting as JSON has it."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items() if not str(key).startswith("_")}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(item) for item in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return value if value is None or isinstance(value, (bool, int, str)) else str(value)
-
-
-def _named(encoder: Any) -> str:
-    return "nothing" if not encoder else f"{encoder['name']} (fingerprint {encoder['fingerprint'][:12]})"
+        require_same_generator(checkpoint.get(KEY), stains=self.trainer.datamodule.stains, info=self.info())

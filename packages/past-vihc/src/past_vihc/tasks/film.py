@@ -39,6 +39,7 @@ class FiLMTask(RegGANTask):
         if embeddings not in ("true", "shuffled", "none"):
             raise StainTaskError(f"model.embeddings {embeddings!r}; expected true, shuffled or none")
         self.hidden, self.embedding_dim, self.embeddings = hidden, embedding_dim, embeddings
+        self._before: Tensor | None = None
 
     def build_generator(self, data: Any) -> FiLMGenerator:
         """A generator for the data's embeddings.
@@ -70,20 +71,24 @@ class FiLMTask(RegGANTask):
         """The batch's embeddings, exchanged where the ablation says so.
 
         Raises:
-            StainTaskError: a batch of one tile, which has none to exchange with.
+            StainTaskError: a first batch of one tile, which has none to exchange with.
         """
         embedding = super().embedding(batch)
         by_data = getattr(self.trainer.datamodule, "shuffle_embeddings", False)
         if embedding is None or self.embeddings != "shuffled" or by_data:
             return embedding
-        if len(embedding) < 2:
+        if len(embedding) > 1:
+            # Half a batch away: the next tile may be the neighbour on the slide, and look alike.
+            self._before = embedding[:1].detach()
+            return embedding.roll(len(embedding) // 2, dims=0)
+        if self._before is None:
             raise StainTaskError(
                 "model.embeddings: shuffled needs batches of at least two tiles; set data.shuffle_embeddings "
                 "instead, which exchanges them over the whole part"
             )
-        # Half a batch away: the next tile may be the neighbour on the slide, and look alike.
-        return embedding.roll(len(embedding) // 2, dims=0)
+        return self._before.to(embedding.device)  # a last batch of one tile takes one of the batch before
 
-    def _embeddings_used(self, data: Any) -> str:
-        used = super()._embeddings_used(data)
+    def embeddings_used(self) -> str:
+        """`true`, `shuffled` or `none`."""
+        used = super().embeddings_used()
         return "shuffled" if used == "true" and self.embeddings == "shuffled" else used
