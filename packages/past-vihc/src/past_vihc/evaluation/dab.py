@@ -1,100 +1,113 @@
-"""How alike two stains are in what is read off them: the brown, its extent, and each nucleus's mean."""
+"""DAB of a virtual stain against the real one: the stained area, the densities, and each nucleus."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from past_core.stains import StainSet, deconvolve, stain_set
-from past_vihc.hscore.quantify import White, nuclear_dab
+from past_core.stains import stain_set
+from past_vihc.hscore.quantify import density_tables, nuclear_dab
 
-POSITIVE = 0.2
-"""Optical density of DAB from which a pixel counts as stained, as QuPath's weak threshold."""
-LEAST_NUCLEI = 3
-"""Fewer nuclei have no correlation."""
-
-
-class DabFigures(NamedTuple):
-    """Two stains of one tile compared in DAB.
-
-    Attributes:
-        dice: overlap of the stained pixels, 2·|A ∩ B| / (|A| + |B|); NaN where neither has any.
-        r: Pearson's r of the nuclei's mean DAB; NaN where it is undefined.
-        mae: mean absolute difference of the nuclei's mean DAB; NaN without nuclei.
-        p90: difference of the pixels' 90th percentiles, virtual minus real.
-    """
-
-    dice: float
-    r: float
-    mae: float
-    p90: float
+MASK = 0.2
+"""Optical density of DAB from which a pixel counts as stained: QuPath's threshold of weak staining."""
+BINS = 40
+BIN_WIDTH = 0.05
+"""The histogram of DAB: 40 bins of 0.05 from 0; the first and the last take what lies outside."""
+STAINS = "qupath-hdab"
 
 
-class NuclearPair(NamedTuple):
-    """Each nucleus's mean DAB in both stains, measured in the same mask.
+class TileDab(NamedTuple):
+    """One tile's DAB, of the fake and the real image.
 
     Attributes:
-        labels: `(N,)` int64.
-        fake: `(N,)` float64 in the virtual stain.
-        real: `(N,)` float64 in the real one.
+        both: pixels that are stained in both.
+        fake: pixels stained in the fake.
+        real: pixels stained in the real image.
+        p90_fake: 90th percentile of density.
+        p90_real: the same.
+        histogram_fake: `(BINS,)` int64 pixels by density.
+        histogram_real: the same.
+        labels: `(N,)` labels of the nuclei.
+        nuclei_fake: `(N,)` mean density of each nucleus in the fake.
+        nuclei_real: `(N,)` the same in the real image, under the same mask.
     """
 
+    both: int
+    fake: int
+    real: int
+    p90_fake: float
+    p90_real: float
+    histogram_fake: np.ndarray
+    histogram_real: np.ndarray
     labels: np.ndarray
-    fake: np.ndarray
-    real: np.ndarray
+    nuclei_fake: np.ndarray
+    nuclei_real: np.ndarray
 
 
-def nuclear_pair(
-    fake: np.ndarray,
-    real: np.ndarray,
-    nuclei: np.ndarray,
-    *,
-    stains: str | StainSet = "qupath-hdab",
-    white: White = 255.0,
-) -> NuclearPair:
-    """Measures the same nuclei in two images.
+def tile_dab(fake: np.ndarray, real: np.ndarray, nuclei: np.ndarray, *, mask: float = MASK) -> TileDab:
+    """Measures one tile.
 
     Args:
         fake: `(3, H, W)` uint8.
-        real: `(3, H, W)` uint8.
-        nuclei: `(H, W)` labels, 0 outside.
-        stains: a set of haematoxylin and DAB.
-        white: value of bare glass.
+        real: the same.
+        nuclei: `(H, W)` labels, 0 outside; both images are measured under them.
+        mask: density from which a pixel is stained.
+
+    Raises:
+        QuantificationError: shapes or types that do not fit.
     """
-    ours, theirs = (nuclear_dab(image, nuclei, stains=stains, white=white) for image in (fake, real))
-    return NuclearPair(ours.labels, ours.dab, theirs.dab)
-
-
-def dab_figures(
-    fake: np.ndarray,
-    real: np.ndarray,
-    pair: NuclearPair,
-    *,
-    stains: str | StainSet = "qupath-hdab",
-    white: White = 255.0,
-) -> DabFigures:
-    """Compares the DAB of two images.
-
-    Args:
-        fake: `(3, H, W)` uint8.
-        real: `(3, H, W)` uint8.
-        pair: their nuclei.
-        stains: a set of haematoxylin and DAB.
-        white: value of bare glass.
-    """
-    column = stain_set(stains).stains.index("dab")
-    ours, theirs = (deconvolve(image, stains, white=white)[column] for image in (fake, real))
-    a, b = ours >= POSITIVE, theirs >= POSITIVE
-    total = int(a.sum()) + int(b.sum())
-    return DabFigures(
-        dice=2 * int((a & b).sum()) / total if total else float("nan"),
-        r=correlation(pair.fake, pair.real),
-        mae=float(np.abs(pair.fake - pair.real).mean()) if len(pair.labels) else float("nan"),
-        p90=float(np.percentile(ours, 90) - np.percentile(theirs, 90)),
+    a, b = nuclear_dab(fake, nuclei, stains=STAINS), nuclear_dab(real, nuclei, stains=STAINS)
+    maps = [dab_density(image) for image in (fake, real)]
+    stained = [density >= mask for density in maps]
+    return TileDab(
+        int((stained[0] & stained[1]).sum()),
+        int(stained[0].sum()),
+        int(stained[1].sum()),
+        float(np.percentile(maps[0], 90)),
+        float(np.percentile(maps[1], 90)),
+        histogram(maps[0]),
+        histogram(maps[1]),
+        a.labels,
+        a.dab,
+        b.dab,
     )
 
 
+def dab_density(image: np.ndarray) -> np.ndarray:
+    """Optical density of DAB of each pixel, QuPath's conventions: `(H, W)` float64 of `(3, H, W)` uint8."""
+    row = np.linalg.inv(stain_set(STAINS).matrix)[:, 1]
+    tables = density_tables(255.0)
+    return sum((tables[c] * row[c])[image[c]] for c in range(3))
+
+
+def histogram(density: np.ndarray) -> np.ndarray:
+    """Pixels in each bin of density: `(BINS,)` int64."""
+    bins = np.clip(np.floor(density / BIN_WIDTH), 0, BINS - 1).astype(np.int64)
+    return np.bincount(bins.ravel(), minlength=BINS)
+
+
+def dice(both: float, fake: float, real: float) -> float:
+    """Dice's overlap of two areas, 2 · both / (fake + real); NaN (undefined) where nothing is stained."""
+    return 2 * both / (fake + real) if fake + real else float("nan")
+
+
+def kl_divergence(real: np.ndarray, fake: np.ndarray) -> float:
+    """KL(real ‖ fake) in nats of two histograms; a pixel is added to every bin, so that it stays finite.
+
+    Args:
+        real: `(BINS,)` counts.
+        fake: `(BINS,)` counts.
+    """
+    p, q = (np.asarray(counts, np.float64) + 1 for counts in (real, fake))
+    p, q = p / p.sum(), q / q.sum()
+    return float((p * np.log(p / q)).sum())
+
+
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Pearson's r; NaN with fewer than three values, or where either does not vary."""
-    if len(a) < LEAST_NUCLEI or np.ptp(a) < 1e-12 or np.ptp(b) < 1e-12:
+    """Pearson's r; NaN (undefined) of fewer than three pairs or where one side is constant."""
+    if len(a) < 3:
         return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
+    a, b = (np.asarray(v, np.float64) - np.mean(v) for v in (a, b))
+    scale = [np.abs(v).max() for v in (a, b)]
+    if min(scale) < 1e-12:  # what rounding leaves of a constant
+        return float("nan")
+    return float(np.clip(a @ b / np.sqrt((a @ a) * (b @ b)), -1, 1))
