@@ -12,13 +12,11 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from past_vihc.data.ihc_labels import IhcLabels, read_ihc_labels
 from past_vihc.data.pairs import Pair, PairError, PairNotFoundError, image_stem
 from past_vihc.markers import MARKERS
-
-if TYPE_CHECKING:
-    from past_core.nuclei.ihc4bc import IhcLabels
 
 logger = logging.getLogger(__name__)
 
@@ -137,16 +135,14 @@ def _partner(root: Path, kind: str, stain: str | None, path: Path) -> str:
     return f"{root / folder / path.name}"
 
 
-def _labels(root: Path) -> dict[tuple[str, _Patch], "IhcLabels"]:
+def _labels(root: Path) -> dict[tuple[str, _Patch], IhcLabels]:
     found: dict[tuple[str, _Patch], IhcLabels] = {}
     for path in sorted(root.rglob("*.csv")):
-        from past_core.nuclei.ihc4bc import read_ihc4bc
-
         _, stain = _kind(path.relative_to(root).with_suffix(""))
         if stain is None:
             logger.warning("%s: its name has no stain in it (%s); not read", path, ", ".join(MARKERS))
             continue
-        for name, labels in read_ihc4bc(path).items():
+        for name, labels in read_ihc_labels(path).items():
             patch = patch_of(Path(name if image_stem(Path(name), PATCH_SUFFIXES) else f"{name}.png"))
             if patch is None:
                 logger.warning("%s: %s is no name of a patch; not used", path, name)
