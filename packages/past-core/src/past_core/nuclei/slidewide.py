@@ -70,6 +70,35 @@ def slide_wide(slide: Slide, *, mpp: float, settings: WatershedSettings) -> Slid
     return SlideWide(white, float(threshold_otsu(sample)) if spread else np.inf, tissue, downsample)
 
 
+def slide_percentiles(
+    slide: Slide, wide: SlideWide, *, mpp: float, percentiles: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Percentiles of each channel over the windows that the threshold is learned from.
+
+    Taken once for a slide, so that tiles change nothing.
+
+    Args:
+        slide: an open slide.
+        wide: what was decided for it.
+        mpp: µm per pixel.
+        percentiles: the lower and the upper.
+
+    Returns:
+        `(3,)` lower and `(3,)` upper values.
+    """
+    view = slide.at(mpp)
+    histogram = np.zeros((3, 256), np.int64)
+    for top, left in _windows(wide.tissue, wide.downsample / view.downsample):
+        y, x = max(top, 0), max(left, 0)
+        # White beyond the slide is no part of it.
+        height, width = min(top + SAMPLE, view.height) - y, min(left + SAMPLE, view.width) - x
+        window = view.read(y, x, height, width)
+        histogram += np.stack([np.bincount(channel.ravel(), minlength=256) for channel in window])
+    share = np.cumsum(histogram, axis=1) / histogram.sum(axis=1, keepdims=True)
+    low, high = (np.argmax(share >= percent / 100, axis=1).astype(np.float64) for percent in percentiles)
+    return low, high
+
+
 def _windows(tissue: np.ndarray, ratio: float) -> list[tuple[int, int]]:
     """Corners of windows side by side, those with tissue, thinned evenly to the most that are read."""
     height, width = int(np.ceil(tissue.shape[0] * ratio)), int(np.ceil(tissue.shape[1] * ratio))
