@@ -85,6 +85,9 @@ class MadeEvaluator:
         self.numbers: list[int] = []
         self.errors: list[float] = []
 
+    def __len__(self) -> int:
+        return len(self.numbers)
+
     def update(self, fake: Tensor, batch: StainBatch) -> None:
         """Checks and keeps a batch."""
         assert fake.dtype == torch.uint8

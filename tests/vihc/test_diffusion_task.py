@@ -269,6 +269,20 @@ def test_two_steps_and_a_test(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
         task.stain_model()
 
 
+def test_batches_without_a_sampled_tile(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The sanity check samples in any case; a validation of few batches says that it sampled nothing."""
+    data, task = MadeTiles(), _task(val_tiles=1)
+    chosen = int(spread_tiles(data.tiles, "val", 1)[0])
+    assert chosen >= 12  # not in the first batch, rows 8 to 11
+    seen: list[Any] = []
+    task.new_evaluator = lambda: seen.append(MadeEvaluator()) or seen[-1]
+    trainer = _trainer(tmp_path, max_epochs=1, limit_val_batches=1)
+    trainer.num_sanity_val_steps = 1
+    trainer.fit(task, data)
+    assert [evaluator.numbers for evaluator in seen] == [[8], []]
+    assert "val: no batch held a tile that is sampled" in caplog.text
+
+
 def test_a_tile_has_one_sample(tmp_path: Path) -> None:
     data = MadeTiles(dim=4, stains=("er", "pr"), grid=True)
     task = _task(embeddings="true", conditioning_dropout=0.3, guidance=1.5, dropout=0.2, ema=None)

@@ -138,13 +138,9 @@ class DiffusionTask(StainTask):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW without decay of weights."""
-        fused = self.device.type in ("cuda", "cpu")
+        weights, fused = self.generator.parameters(), self.device.type in ("cuda", "cpu")
         optimizer = torch.optim.AdamW(
-            self.generator.parameters(),
-            lr=self.learning_rate,
-            betas=self.betas,
-            weight_decay=0.0,
-            fused=fused,
+            weights, lr=self.learning_rate, betas=self.betas, weight_decay=0.0, fused=fused
         )
         return {
             "optimizer": optimizer,
@@ -156,20 +152,14 @@ class DiffusionTask(StainTask):
     def training_step(self, batch: StainBatch, batch_idx: int) -> Tensor:
         """L_hybrid of a batch, one step of the diffusion drawn for each tile."""
         he, ihc = random_crops(to_unit(batch.he), to_unit(batch.ihc), size=self.crop)
-        n = len(he)
-        t = torch.randint(len(self.diffusion), (n,), device=he.device)
+        t = torch.randint(len(self.diffusion), (len(he),), device=he.device)
+        drop = self.conditioning_dropout
+        keep = torch.rand(len(he), device=he.device) >= drop if drop else None
         noise = torch.randn_like(ihc)
-        keep = None
-        if self.conditioning_dropout:
-            keep = torch.rand(n, device=he.device) >= self.conditioning_dropout
         x_t = self.diffusion.add_noise(ihc, t, noise)
         output = self.generator(x_t, t, he, self.embedding(batch), batch.stain, keep=keep)
         parts = hybrid_loss(self.diffusion, output, x0=ihc, x_t=x_t, t=t, noise=noise, weight=self.vlb_weight)
-        values = {
-            "loss": parts.loss.detach(),
-            "mse": parts.mse.detach().mean(),
-            "vlb": parts.vlb.detach().mean(),
-        }
+        values = {name: value.detach().mean() for name, value in parts._asdict().items()}
         self.watch.add(self.global_step, self.current_epoch, values)
         self.log_dict({f"train/{name}": value for name, value in values.items()})
         return parts.loss
@@ -263,9 +253,18 @@ class DiffusionTask(StainTask):
 
     def _evaluate(self, batch: StainBatch, respacing: Respacing) -> None:
         rows = np.flatnonzero(np.isin(batch.index.cpu().numpy(), self._sampled))
+        if self.trainer.sanity_checking and not len(rows):
+            rows = np.zeros(1, np.int64)  # so that a sampling that fails does so before training
         if len(rows):
             batch = rows_of(batch, rows)
             self.evaluator.update(self._translate(batch, respacing), batch)
+
+    def _log_summary(self, prefix: str) -> None:
+        self.evaluator.merge()
+        if len(self.evaluator):
+            super()._log_summary(prefix)
+        else:  # the trainer's limits on batches left them out
+            logger.warning("%s: no batch held a tile that is sampled", prefix)
 
     # --- what is kept ---------------------------------------------------------------------------------------
 
