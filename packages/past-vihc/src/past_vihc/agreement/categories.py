@@ -36,7 +36,7 @@ class Categories:
         finite = all(math.isfinite(value) for value in self.cutoffs)
         if not self.cutoffs or not finite or list(self.cutoffs) != sorted(set(self.cutoffs)):
             raise AgreementError(
-                f"cut-offs {', '.join(f'{c:g}' for c in self.cutoffs) or '(none)'}; expected ascending "
+                f"cut-offs {', '.join(f'{c:g}' for c in self.cutoffs)}; expected ascending "
                 "numbers, as in 50,100,200"
             )
         if len(self.names) != len(self.cutoffs) + 1:
@@ -62,6 +62,8 @@ def given_cutoffs(cutoffs: Sequence[float]) -> Categories:
         AgreementError: not ascending.
     """
     values = tuple(float(value) for value in cutoffs)
+    if not values:
+        raise AgreementError("no cut-offs; expected ascending numbers, as in 50,100,200")
     text = [f"{value:g}" for value in values]
     names = (f"below {text[0]}", *(f"{a} to {b}" for a, b in pairwise(text)))
     return Categories(values, (*names, f"{text[-1]} and above"), above=True, source="given")
