@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_pairs import made_pair, write_image
 
+from past_core.nuclei.ihc4bc import IhcLabelError
 from past_vihc.data.ihc4bc import ihc4bc, is_ihc4bc, patch_of
-from past_vihc.data.ihc_labels import IhcLabelError, read_ihc_labels
 from past_vihc.data.pairs import PairError, PairNotFoundError
 from past_vihc.data.reading import read_layout
 from past_vihc.data.split import split_cases
@@ -122,44 +122,12 @@ def test_labels_come_with_their_pairs_and_discarded_ones_go(
     assert by_name["pr", NAMES[0]].labels is None
     assert by_name["er", NAMES[3]].labels is None  # no line of it
     labels = by_name["er", NAMES[0]].labels
-    assert (labels.flag, labels.nuclei, labels.dab.tolist()) == ("a", 4, [0.02, 0.3, 0.5])
+    assert (labels.flag, labels.n_he, labels.dab.tolist()) == ("a", 4, [0.02, 0.3, 0.5])
     assert by_name["er", NAMES[1]].labels.flag == "0"
 
 
-def test_label_files_with_header_and_padding(tmp_path: Path) -> None:
-    path = tmp_path / "er.csv"
-    path.write_text(
-        "\ufeffImage,Flag,Nuclei,DAB\nx_1_0_0_0.png, A ,2,0.1,0.25,,\nx_2_0_0_0.png,D,,,\n\ny.png,0,7,,,\n"
-    )
-    labels = read_ihc_labels(path)
-    assert {name: (one.flag, one.nuclei, one.dab.tolist()) for name, one in labels.items()} == {
-        "x_1_0_0_0.png": ("a", 2, [0.1, 0.25]),
-        "x_2_0_0_0.png": ("d", 0, []),
-        "y.png": ("0", 7, []),
-    }
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "no labels in it"),
-        (
-            "a.png,a,3,0.1\nb.png,x,3,0.1",
-            r"line 2: 'b\.png, x, 3'; expected a name and a flag, one of a, 0, d",
-        ),
-        ("a.png,a,3,high", r"line 1: a\.png has no whole number of nuclei followed by DAB values"),
-        ("a.png,a", r"line 1: a\.png has no whole number"),
-        ("a.png,a,2.5,0.1", r"line 1: a\.png has no whole number"),
-        ("a.png,a,-1,0.1", "has -1 nuclei"),
-        ("a.png,a,1,nan", "DAB that is not finite"),
-        ("a.png,a,1,0.1\na.png,a,1,0.1", r"line 2: a\.png has a line already"),
-    ],
-)
-def test_label_files_that_cannot_be(text: str, message: str, tmp_path: Path) -> None:
-    path = tmp_path / "er.csv"
-    path.write_text(text)
-    with pytest.raises(IhcLabelError, match=message):
-        read_ihc_labels(path)
-    path.write_bytes(b"a.png,a,1,\xff\xfe")
-    with pytest.raises(IhcLabelError, match="cannot be read as CSV"):
-        read_ihc_labels(path)
+def test_a_label_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "labels_ER.csv").write_text(f"{NAMES[0]}.png,x,4,0.02\n")
+    with pytest.raises(IhcLabelError, match=r"labels_ER\.csv, line 1: the flag is 'x'"):
+        ihc4bc(tmp_path)

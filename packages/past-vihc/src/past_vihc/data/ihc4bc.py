@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from past_vihc.data.ihc_labels import IhcLabels, read_ihc_labels
+from past_core.nuclei.ihc4bc import IhcLabels, read_ihc4bc
 from past_vihc.data.pairs import Pair, PairError, PairNotFoundError, image_stem
 from past_vihc.markers import MARKERS
 
@@ -142,7 +142,7 @@ def _labels(root: Path) -> dict[tuple[str, _Patch], IhcLabels]:
         if stain is None:
             logger.warning("%s: its name has no stain in it (%s); not read", path, ", ".join(MARKERS))
             continue
-        for name, labels in read_ihc_labels(path).items():
+        for name, labels in read_ihc4bc(path).items():
             patch = patch_of(Path(name if image_stem(Path(name), PATCH_SUFFIXES) else f"{name}.png"))
             if patch is None:
                 logger.warning("%s: %s is no name of a patch; not used", path, name)

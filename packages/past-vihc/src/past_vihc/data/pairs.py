@@ -3,12 +3,15 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from past_core.errors import PastError
 from past_core.slides import Slide, open_slide
-from past_vihc.data.ihc_labels import IhcLabels
+
+if TYPE_CHECKING:
+    from past_core.nuclei.ihc4bc import IhcLabels
 
 IMAGE_SUFFIXES = (
     ".ome.tiff",
@@ -58,7 +61,7 @@ class Pair:
     ihc: Path
     mpp: float | None = None
     nuclei: Path | None = None
-    labels: IhcLabels | None = None
+    labels: "IhcLabels | None" = None
     truth: Path | None = None
 
     @property
