@@ -13,8 +13,8 @@ def calibrate(
     table: Annotated[
         Path,
         typer.Argument(
-            help="CSV, a row a slide: nuclei (a nuclei.csv) or image, and h_score or negative, weak, moderate, "
-            "strong (per cent)."
+            help="CSV, a row a slide: nuclei (a nuclei.csv) or image, and h_score or negative, weak, "
+            "moderate, strong (per cent)."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="thresholds.json to write.")],
@@ -26,8 +26,8 @@ def calibrate(
 ) -> None:
     """Fits the three thresholds of the H-score to scored examples; past hscore --thresholds takes the file.
 
-    Prints the error on the examples and on examples left out, and how far each threshold may move for one point
-    of error. Use the same white point and stains for scoring.
+    Prints the error on the examples and on examples left out, and how far each threshold may move for one
+    point of error. Use the same white point and stains for scoring.
     """
     from past_vihc.markers import nuclear_marker
 
@@ -55,7 +55,7 @@ def calibrate(
 
     examples = read_examples(table, measure)
     fit = fit_thresholds(examples)
-    weak, moderate, strong = fit.thresholds.values
+    weak, moderate, strong = fit.thresholds.levels
     record = {
         "format": FORMAT,
         "version": 1,
@@ -78,7 +78,7 @@ def calibrate(
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     console = Console()
     for name, value, (low, high) in zip(
-        ("weak", "moderate", "strong"), fit.thresholds.values, fit.ranges, strict=True
+        ("weak", "moderate", "strong"), fit.thresholds.levels, fit.ranges, strict=True
     ):
         console.print(f"{name} {value:.2f} (within a point of error: {low:.2f} to {high:.2f})", markup=False)
     console.print(

@@ -25,9 +25,10 @@ def hscore(
     thresholds: Annotated[
         str | None, typer.Option(help="Three numbers, as in 0.06,0.26,0.46, or a file of past calibrate.")
     ] = None,
-    segmenter: Annotated[str, typer.Option(help="auto or watershed.")] = "auto",
+    segmenter: Annotated[str, typer.Option(help="auto, stardist or watershed.")] = "auto",
     labels: Annotated[
-        Path | None, typer.Option(help="Label image of nuclei (TIFF, PNG, .npy), instead of a segmenter.")
+        Path | None,
+        typer.Option(help="Nuclei as a label image (TIFF, PNG, .npy) or GeoJSON, instead of a segmenter."),
     ] = None,
     regions: Annotated[
         Path | None, typer.Option(help="GeoJSON of polygons to score on their own too (QuPath exports it).")

@@ -2,9 +2,9 @@
 
 With S(t) the percentage of a slide's nuclei whose DAB is at least t, the H-score is
 S(weak) + S(moderate) + S(strong): a sum of one term a threshold. On a grid of thresholds the squared error of
-all ordered triples therefore follows from one matrix of inner products, and the best triple is found by looking
-at all of them: no local minimum, no start to choose. Where the expert gave percentages of the classes, each
-term has its own target, and the three errors are squared one by one.
+all ordered triples therefore follows from one matrix of inner products, and the best triple is found by
+looking at all of them: no local minimum, no start to choose. Where the expert gave percentages of the
+classes, each term has its own target, and the three errors are squared one by one.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from past_vihc.hscore.presets import Thresholds
 LEAST = 3
 """Fewest examples: there are three unknowns."""
 FEW = 10
-STEP, TOP = 0.01, 1.6
+STEP, TOP = 0.01, 1.2
 """The grid, in optical density."""
 NEAR = 1.0
 """Thresholds whose error is within this of the best, in points of H-score, are reported as a range."""
@@ -81,7 +81,8 @@ def fit_thresholds(examples: Sequence[Example]) -> Fit:
     if all(example.percent is not None for example in examples):
         percent = np.stack([example.percent for example in examples])
         cumulative = percent[:, :0:-1].cumsum(axis=1)[:, ::-1]
-    cost, triples = _costs(share, target, cumulative)
+    triples = _triples(len(grid))
+    cost = _costs(share, target, cumulative, triples)
     best = _best(cost, triples)
     rmse = float(np.sqrt(np.mean((share[:, best].sum(axis=1) - target) ** 2)))
     bound = len(examples) * (np.sqrt(cost.min() / len(examples)) + NEAR) ** 2
@@ -91,7 +92,7 @@ def fit_thresholds(examples: Sequence[Example]) -> Fit:
     for i in range(len(examples)):
         rest = np.arange(len(examples)) != i
         other = None if cumulative is None else cumulative[rest]
-        chosen = _best(_costs(share[rest], target[rest], other)[0], triples)
+        chosen = _best(_costs(share[rest], target[rest], other, triples), triples)
         left_out[i] = share[i, chosen].sum()
     weak, moderate, strong = (float(grid[k]) for k in best)
     return Fit(
@@ -110,22 +111,28 @@ def _share(dab: np.ndarray, grid: np.ndarray) -> np.ndarray:
     return 100 * (1 - below / len(dab))
 
 
-def _costs(
-    share: np.ndarray, target: np.ndarray, cumulative: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Sum of squared errors of every ordered triple of the grid, and the triples `(3, T)`."""
-    count = share.shape[1]
+def _triples(count: int) -> np.ndarray:
+    """Every ordered triple of the grid, `(3, T)`."""
     a, b = np.triu_indices(count, 1)
     first = np.repeat(np.arange(len(a)), count - 1 - b)
     c = np.concatenate([np.arange(k + 1, count) for k in b])
-    a, b = a[first], b[first]
+    return np.stack([a[first], b[first], c]).astype(np.int32)
+
+
+def _costs(
+    share: np.ndarray, target: np.ndarray, cumulative: np.ndarray | None, triples: np.ndarray
+) -> np.ndarray:
+    """Sum of squared errors of every triple, `(T,)`."""
+    a, b, c = triples
     if cumulative is not None:
         single = ((share[:, :, None] - cumulative[:, None]) ** 2).sum(axis=0)
-        return single[a, 0] + single[b, 1] + single[c, 2], np.stack([a, b, c])
+        return single[a, 0] + single[b, 1] + single[c, 2]
     inner, along = share.T @ share, share.T @ target
     own = inner.diagonal() - 2 * along
-    cost = own[a] + own[b] + own[c] + 2 * (inner[a, b] + inner[a, c] + inner[b, c]) + target @ target
-    return np.maximum(cost, 0), np.stack([a, b, c])
+    # Of two thresholds at a time, in tables: three look-ups a triple.
+    pair = 2 * inner + own[:, None]
+    cost = pair[a, b] + pair[b, c] + pair[c, a] + target @ target
+    return np.maximum(cost, 0)
 
 
 def _best(cost: np.ndarray, triples: np.ndarray) -> np.ndarray:
@@ -150,7 +157,8 @@ def _check(examples: Sequence[Example]) -> None:
         percent = example.percent
         if percent is not None and (percent.min() < 0 or abs(percent.sum() - 100) > 1):
             raise CalibrationError(
-                f"{example.name}: percentages {percent.tolist()}; expected four of at least 0 that add up to 100"
+                f"{example.name}: percentages {percent.tolist()}; expected four of at least 0 "
+                "that add up to 100"
             )
     if max(example.h for example in examples) - min(example.h for example in examples) < 10:
         raise CalibrationError(

@@ -47,7 +47,7 @@ def write_overlay(path: Path, slide: Slide, result: SlideScore) -> None:
         axes[0].plot(
             [x, x + side, x + side, x, x], [y, y, y + side, y + side, y], color="black", linewidth=1.2
         )
-        axes[1].set_title(f"densest {ZOOM * slide.require_mpp():.0f} µm, every pixel", fontsize=10)
+        axes[1].set_title(f"most positive {ZOOM * slide.require_mpp():.0f} µm, every pixel", fontsize=10)
     counts = result.nuclei["class"].value_counts()
     handles = [
         Line2D([], [], color=_rgb(colour), linewidth=3, label=f"{name}  {counts.get(name, 0):,}")
@@ -73,14 +73,16 @@ def _title(result: SlideScore) -> str:
 
 
 def _densest(result: SlideScore, slide: Slide) -> tuple[int, int]:
-    """Corner of the window with most nuclei, on a grid of half windows."""
+    """Corner of the window with most positive nuclei (most nuclei, where none is), in half windows."""
     limit = (max(0, slide.width - ZOOM), max(0, slide.height - ZOOM))
     if not len(result.nuclei):
         return limit[0] // 2, limit[1] // 2
     step = ZOOM // 2
     shape = (slide.height // step + 2, slide.width // step + 2)
     cells = np.zeros(shape)
-    row, column = (result.nuclei[name].to_numpy() // step for name in ("y", "x"))
+    positive = result.nuclei["class"] != CLASSES[0]
+    shown = result.nuclei[positive] if positive.any() else result.nuclei
+    row, column = (shown[name].to_numpy() // step for name in ("y", "x"))
     np.add.at(cells, (row.astype(int), column.astype(int)), 1)
     inside = cells[:-1, :-1] + cells[1:, :-1] + cells[:-1, 1:] + cells[1:, 1:]
     top, left = np.unravel_index(int(inside.argmax()), inside.shape)

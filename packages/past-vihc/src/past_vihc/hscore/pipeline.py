@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from past_core.errors import PastError
+from past_core.nuclei.sources import LabelTiles, label_tiles
 from past_core.slides import Slide, open_slide, tissue_mask
 from past_core.stains import StainSet, stain_set
 from past_vihc.hscore import find_nuclei
@@ -28,14 +29,9 @@ from past_vihc.markers import Marker, nuclear_marker
 
 logger = logging.getLogger(__name__)
 
-SEGMENTERS = ("auto", "watershed")
 DENSE_WHITE = 6.0
 """Glass this far from the white point that was used is said to be so."""
 PIXEL_TILE = 1024
-
-
-class SegmenterError(PastError, ValueError):
-    """An unknown segmenter, or one that labels make needless."""
 
 
 class StainsError(PastError, ValueError):
@@ -70,16 +66,16 @@ def score_slide(
 
     Nuclei are found on the H&E where it is given, and the same masks measured on the IHC: right for a virtual
     IHC, which lies upon its H&E to the pixel. Where the two are different sections, `adjacent` finds and
-    measures nuclei on the IHC and takes only their number from the H&E, as IHC4BC does. Without an H&E, nuclei
-    are found on the IHC, which is flagged.
+    measures nuclei on the IHC and takes only their number from the H&E, as IHC4BC does. Without an H&E,
+    nuclei are found on the IHC, which is flagged.
 
     Args:
         ihc: the IHC, an open slide or its path.
         he: the H&E of the same field.
         marker: of `past_vihc.markers`, one with a nuclear H-score.
         thresholds: or the name of a preset.
-        segmenter: of `SEGMENTERS`.
-        labels: label image of the H&E's (else the IHC's) level 0, instead of a segmenter.
+        segmenter: of `past_core.nuclei`: auto, stardist or watershed.
+        labels: label image or QuPath GeoJSON of the H&E (else the IHC), instead of a segmenter.
         adjacent: H&E and IHC are different sections.
         mpp: µm per pixel of slides that are given as paths, where their files do not say.
         at_mpp: µm per pixel at which nuclei are found and measured; labels are measured at their own.
@@ -96,8 +92,6 @@ def score_slide(
     """
     found = nuclear_marker(marker)
     thresholds = thresholds_named(thresholds) if isinstance(thresholds, str) else thresholds
-    if segmenter not in SEGMENTERS:
-        raise SegmenterError(f"no segmenter {segmenter!r}; expected one of {', '.join(SEGMENTERS)}")
     ihc = open_slide(ihc, mpp=mpp) if isinstance(ihc, Path) else ihc
     he = open_slide(he, mpp=mpp) if isinstance(he, Path) else he
     ihc.require_mpp()
@@ -106,22 +100,14 @@ def score_slide(
     glass = white_point(ihc, white)
     vectors, flags = _stains(ihc, stains, glass, at_mpp)
     upon = ihc if he is None or adjacent else he
-    source: dict[str, Any] = {"nuclei_on": "H&E" if upon is he else "IHC"}
-    if labels is not None:
-        image = find_nuclei.read_labels(labels, shape=(upon.height, upon.width))
-        at_mpp = upon.require_mpp()
-        tiles = find_nuclei.label_tiles(image, tile=tile)
-        source |= {"segmenter": "labels", "parameters": {"file": labels.name}}
-    else:
-        tiles, parameters = _watershed(upon, upon is ihc, vectors, glass, at_mpp, tile, progress)
-        source |= {"segmenter": "watershed", "parameters": parameters}
-        at_mpp = float(upon.at(at_mpp).mpp or at_mpp)
-    measured = _measure(ihc, tiles, at_mpp, vectors, glass)
+    seen = find_nuclei.AsHaematoxylin(ihc, stains=vectors, white=glass.rgb) if upon is ihc else upon
+    tiles = label_tiles(seen, segmenter=segmenter, labels=labels, mpp=at_mpp, tile=tile, progress=progress)
+    measured = _measure(ihc, tiles, vectors, glass)
     table = measured.table
     table["class"] = np.array(CLASSES, object)[classify(table["dab_od"].to_numpy(), thresholds)]
     counted = None
     if adjacent and he is not None:
-        counted = _count(he, at_mpp, tile)
+        counted = _count(he, segmenter, at_mpp, tile)
     score = h_score(
         table["dab_od"].to_numpy(), thresholds, denominator=None if counted is None else len(counted)
     )
@@ -145,7 +131,7 @@ def score_slide(
         interval=interval,
         sensitivity=other,
         regions=rows,
-        pixels=_pixels(ihc, thresholds, vectors, glass, at_mpp),
+        pixels=_pixels(ihc, thresholds, vectors, glass, tiles.mpp),
         flags=flags,
         record={
             "marker": found.name,
@@ -153,50 +139,37 @@ def score_slide(
             "he": None if he is None else he.name,
             "adjacent_sections": adjacent,
             "mpp": ihc.require_mpp(),
-            "measured_at_mpp": at_mpp,
+            "measured_at_mpp": tiles.mpp,
             "thresholds": {
                 "name": thresholds.name,
                 "source": thresholds.source,
-                **dict(zip(("weak", "moderate", "strong"), thresholds.values, strict=True)),
+                **dict(zip(("weak", "moderate", "strong"), thresholds.levels, strict=True)),
             },
             "stains": {"name": vectors.name, "vectors": vectors.matrix.tolist()},
-            "white": {"values": list(glass.values), "source": glass.source, "note": glass.note},
-            **source,
+            "white": {"values": list(glass.rgb), "source": glass.source, "note": glass.note},
+            "nuclei_on": "H&E" if upon is he else "IHC",
+            "segmenter": tiles.segmenter,
+            "parameters": tiles.parameters,
             "software": f"past-vihc {importlib.metadata.version('past-vihc')}",
         },
     )
 
 
-def _watershed(
-    upon: Slide,
-    on_ihc: bool,
-    vectors: StainSet,
-    glass: WhitePoint,
-    mpp: float,
-    tile: int | None,
-    progress: Any,
-) -> tuple[Iterator[find_nuclei.Tile], dict[str, Any]]:
-    slide = find_nuclei.AsHaematoxylin(upon, stains=vectors, white=glass.values) if on_ihc else upon
-    return find_nuclei.watershed_tiles(slide, mpp=mpp, tile=tile, progress=progress)
-
-
-def _count(he: Slide, mpp: float, tile: int | None) -> np.ndarray:
+def _count(he: Slide, segmenter: str, mpp: float, tile: int | None) -> np.ndarray:
     """Centroids of the H&E's nuclei in µm, `(N, 2)`."""
-    tiles, _ = find_nuclei.watershed_tiles(he, mpp=mpp, tile=tile)
-    scale = float(he.at(mpp).mpp or mpp)
-    return np.concatenate([np.zeros((0, 2)), *(made.centroids * scale for made in tiles)])
+    tiles = label_tiles(he, segmenter=segmenter, mpp=mpp, tile=tile)
+    return np.concatenate([np.zeros((0, 2)), *(made.centroids * tiles.mpp for made in tiles)])
 
 
-def _measure(
-    ihc: Slide, tiles: Iterator[find_nuclei.Tile], mpp: float, vectors: StainSet, glass: WhitePoint
-) -> _Measured:
+def _measure(ihc: Slide, tiles: LabelTiles, vectors: StainSet, glass: WhitePoint) -> _Measured:
+    mpp = tiles.mpp
     view, own = exact_view(ihc, mpp), ihc.require_mpp()
     names = [f"white x {factor:g}" for factor in WHITE_FACTORS]
-    whites = (glass.values, *(glass.scaled(factor) for factor in WHITE_FACTORS))
+    whites = (glass.rgb, *(glass.scaled(factor) for factor in WHITE_FACTORS))
     columns, rings = [np.zeros((0, 7))], []
     for made in tiles:
         image = view.read(made.top, made.left, *made.labels.shape)
-        found = nuclear_dab_at(image, made.labels, stains=vectors, whites=whites)
+        found = nuclear_dab_at(image, find_nuclei.owned_labels(made), stains=vectors, whites=whites)
         place = made.centroids[np.argsort(made.owned)]
         first = found[0]
         columns.append(
@@ -265,7 +238,7 @@ def _pixels(ihc: Slide, thresholds: Thresholds, vectors: StainSet, glass: WhiteP
             mask = tissue[np.ix_(row, column)]
             if mask.any():
                 image = view.read(top, left, height, width)
-                total += pixel_counts(image, mask, thresholds, stains=vectors, white=glass.values)
+                total += pixel_counts(image, mask, thresholds, stains=vectors, white=glass.rgb)
     return pixel_score(total)
 
 
@@ -274,7 +247,7 @@ def _stains(
 ) -> tuple[StainSet, dict[str, str]]:
     if isinstance(stains, str) and stains in {"auto", "macenko"}:
         try:
-            return estimate_stains(ihc, method=stains, mpp=mpp, white=glass.values).stains, {}
+            return estimate_stains(ihc, method=stains, mpp=mpp, white=glass.rgb).stains, {}
         except StainEstimationError as error:
             logger.warning("%s: QuPath's vectors are used", error)
             return stain_set("qupath-hdab"), {"stains-not-estimated": f"{error}; QuPath's vectors were used"}
@@ -299,7 +272,8 @@ def read_stains(path: Path) -> StainSet:
         rows = [[float(v) for v in content[name]] for name in ("haematoxylin", "dab")]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StainsError(
-            f"{path}: no stain vectors ({error}); expected a JSON with haematoxylin and dab, three numbers each"
+            f"{path}: no stain vectors ({error}); expected a JSON with haematoxylin and dab, three "
+            "numbers each"
         ) from error
     matrix = np.array(rows)
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all() or (matrix < 0).any():
@@ -345,7 +319,7 @@ def _flags(
         flags["white"] = glass.note
     if glass.source == "fixed" and glass.note is None:
         seen = estimate_white(ihc)
-        if seen.source == "estimated" and min(seen.values) < 255 - DENSE_WHITE:
-            values = ", ".join(f"{v:.0f}" for v in seen.values)
+        if seen.source == "estimated" and min(seen.rgb) < 255 - DENSE_WHITE:
+            values = ", ".join(f"{v:.0f}" for v in seen.rgb)
             flags["white"] = f"the slide's glass is {values}, not 255: --white auto would lower every density"
     return flags

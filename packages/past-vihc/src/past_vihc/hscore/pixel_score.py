@@ -1,9 +1,9 @@
 """H-score of pixels: a check on the nuclear score that needs no segmentation.
 
-After Ram et al. 2021 (pixelwise H-score, PMC8475990): of the pixels that are stained, the shares that are weak,
-moderate and strong. Stained are those with haematoxylin of at least `STAINED` or DAB of at least the weak
-threshold; unstained stroma and glass are left out, so that the number stands beside a nuclear score and not
-below it. It weighs nuclei by area and counts cytoplasm that is stained: expect it near, not equal.
+After Ram et al. 2021 (pixelwise H-score, PMC8475990): of the pixels that are stained, the shares that are
+weak, moderate and strong. Stained are those with haematoxylin of at least `STAINED` or DAB of at least the
+weak threshold; unstained stroma and glass are left out, so that the number stands beside a nuclear score and
+not below it. It weighs nuclei by area and counts cytoplasm that is stained: expect it near, not equal.
 """
 
 from typing import NamedTuple
@@ -58,7 +58,7 @@ def pixel_counts(
         sum((tables[c] * row[c, stain])[pixels[c]] for c in range(3)) + 0.0 for stain in (0, 1)
     )
     stained = (haematoxylin >= STAINED) | (dab >= thresholds.weak)
-    classes = np.bincount(np.digitize(dab[stained], thresholds.values), minlength=4)
+    classes = np.bincount(np.digitize(dab[stained], thresholds.levels), minlength=4)
     return np.append(classes, pixels.shape[1]).astype(np.int64)
 
 

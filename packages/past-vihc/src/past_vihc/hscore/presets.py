@@ -50,23 +50,23 @@ class Thresholds:
     fitted: dict[str, Any] = field(default_factory=dict, kw_only=True, compare=False, hash=False)
 
     def __post_init__(self) -> None:
-        values = self.values
+        values = self.levels
         if not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
             raise ThresholdError(f"thresholds {values}; expected three finite numbers")
         if not 0 <= self.weak < self.moderate < self.strong:
             raise ThresholdError(
-                f"thresholds weak {self.weak:g}, moderate {self.moderate:g}, strong {self.strong:g}; expected "
-                "three ascending optical densities of at least 0, as in 0.2,0.4,0.6"
+                f"thresholds weak {self.weak:g}, moderate {self.moderate:g}, strong {self.strong:g}; "
+                "expected three ascending optical densities of at least 0, as in 0.2,0.4,0.6"
             )
 
     @property
-    def values(self) -> tuple[float, float, float]:
+    def levels(self) -> tuple[float, float, float]:
         """Weak, moderate, strong."""
         return (self.weak, self.moderate, self.strong)
 
     def scaled(self, factor: float) -> "Thresholds":
         """All three times a factor."""
-        weak, moderate, strong = (factor * value for value in self.values)
+        weak, moderate, strong = (factor * value for value in self.levels)
         return Thresholds(weak, moderate, strong, name=f"{self.name} x {factor:g}", source=self.source)
 
 
@@ -143,8 +143,8 @@ def read_thresholds(path: Path) -> Thresholds:
 
 
 def _choices() -> str:
-    named = "; ".join(f"{name} = {', '.join(f'{v:g}' for v in p.values)}" for name, p in PRESETS.items())
+    named = "; ".join(f"{name} = {', '.join(f'{v:g}' for v in p.levels)}" for name, p in PRESETS.items())
     return (
-        f"Give a preset ({named}), three numbers, or a file of past calibrate. The choice matters: on the same "
-        "Ki67 tile the H-score is 25 under qupath and 63 under ihc4bc-ki67"
+        f"Give a preset ({named}), three numbers, or a file of past calibrate. The choice matters: on the "
+        "same Ki67 tile the H-score is 25 under qupath and 63 under ihc4bc-ki67"
     )

@@ -2,8 +2,8 @@
 
 Conventions are QuPath's: log10 densities, values clipped at 1/255, densities of a channel never below 0,
 unmixed with unit vectors of haematoxylin, DAB and the residual perpendicular to both. Unmixed DAB may be
-negative, where a pixel is bluer than haematoxylin, and such pixels stay in the mean, as in QuPath: clipped, the
-mean of an unstained nucleus would be that of its noise.
+negative, where a pixel is bluer than haematoxylin, and such pixels stay in the mean, as in QuPath: clipped,
+the mean of an unstained nucleus would be that of its noise.
 
 scikit-image's `rgb2hed` must not be used with published thresholds: its numbers are six times smaller, and it
 unmixes eosin, which an H-DAB slide does not have.
@@ -134,6 +134,6 @@ def _check(image: np.ndarray, labels: np.ndarray) -> None:
         )
     if labels.shape != image.shape[1:] or not np.issubdtype(labels.dtype, np.integer):
         raise QuantificationError(
-            f"labels of shape {labels.shape}, {labels.dtype}, for an image of {image.shape[1:]}; expected the "
-            "same size and whole numbers"
+            f"labels of shape {labels.shape}, {labels.dtype}, for an image of {image.shape[1:]}; expected "
+            "the same size and whole numbers"
         )

@@ -12,7 +12,7 @@ WEIGHTS = np.array([0.0, 1.0, 2.0, 3.0])
 PROPORTIONS = (1 / 100, 1 / 10, 1 / 3, 2 / 3)
 """Shares of positive nuclei from which Allred's proportion score is 2, 3, 4 and 5; 1 is any share above 0."""
 INTENSITIES = (5 / 3, 7 / 3)
-"""Mean classes of the positive nuclei above which the intensity score is 2 and 3: thirds of the range 1 to 3."""
+"""Mean classes of positive nuclei above which the intensity score is 2 and 3: thirds of the range 1 to 3."""
 
 
 class ScoreError(PastError, ValueError):
@@ -59,7 +59,7 @@ class HScore(NamedTuple):
 
 def classify(dab: np.ndarray, thresholds: Thresholds) -> np.ndarray:
     """Class of each nucleus, 0 (negative) to 3 (3+): `(N,)` int64; a value on a threshold is above it."""
-    return np.digitize(dab, thresholds.values)
+    return np.digitize(dab, thresholds.levels)
 
 
 def class_counts(dab: np.ndarray, thresholds: Thresholds) -> np.ndarray:
@@ -82,8 +82,8 @@ def h_score(dab: np.ndarray, thresholds: Thresholds, *, denominator: int | None 
     dab = np.asarray(dab, np.float64)
     if dab.ndim != 1 or not np.isfinite(dab).all():
         raise ScoreError(
-            f"mean DAB of shape {dab.shape} with {int((~np.isfinite(dab)).sum())} values that are no numbers; "
-            "expected one number a nucleus"
+            f"mean DAB of shape {dab.shape} with {int((~np.isfinite(dab)).sum())} values that are no "
+            "numbers; expected one number a nucleus"
         )
     return score_of_counts(class_counts(dab, thresholds), denominator=denominator)
 
@@ -121,8 +121,8 @@ def score_of_counts(counts: np.ndarray, *, denominator: int | None = None) -> HS
 def allred(percent: np.ndarray) -> Allred:
     """Allred score of the percentages of the four classes.
 
-    Proportion: 0 for none, 1 below 1/100, 2 from there, 3 from 1/10, 4 from 1/3, 5 from 2/3. Intensity: that of
-    the average positive nucleus. The original is read by eye; cut-offs of whole classes are a convention.
+    Proportion: 0 for none, 1 below 1/100, 2 from there, 3 from 1/10, 4 from 1/3, 5 from 2/3. Intensity: that
+    of the average positive nucleus. The original is read by eye; cut-offs of whole classes are a convention.
 
     Args:
         percent: `(4,)` of negative, 1+, 2+, 3+.

@@ -18,9 +18,9 @@ class ExamplesNotFoundError(CalibrationError, FileNotFoundError):
 def read_examples(path: Path, measure: Callable[[Path, float | None], np.ndarray]) -> list[Example]:
     """Reads a CSV with a row an example.
 
-    Columns: `nuclei` (a table with `dab_od`, as `past hscore` writes) or `image` (an IHC, with `mpp` where its
-    file does not say); and `h_score`, or the percentages `negative`, `weak`, `moderate`, `strong`. Paths are
-    relative to the table.
+    Columns: `nuclei` (a table with `dab_od`, as `past hscore` writes) or `image` (an IHC, with `mpp` where
+    its file does not say); and `h_score`, or the percentages `negative`, `weak`, `moderate`, `strong`. Paths
+    are relative to the table.
 
     Args:
         path: the CSV.
@@ -40,8 +40,8 @@ def read_examples(path: Path, measure: Callable[[Path, float | None], np.ndarray
     by_class = all(name in table for name in CLASS_COLUMNS)
     if source is None or not (by_class or "h_score" in table):
         raise CalibrationError(
-            f"{path}: its columns are {', '.join(map(str, table.columns))}; expected nuclei or image, and h_score "
-            f"or {', '.join(CLASS_COLUMNS)}"
+            f"{path}: its columns are {', '.join(map(str, table.columns))}; expected nuclei or image, and "
+            f"h_score or {', '.join(CLASS_COLUMNS)}"
         )
     examples = []
     for line, row in enumerate(table.to_dict("records"), 2):

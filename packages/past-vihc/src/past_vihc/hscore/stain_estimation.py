@@ -1,11 +1,11 @@
 """Stain vectors of an H-DAB slide from the slide itself, for laboratories off the presets.
 
-Densities of stained pixels lie in the plane of the two stains, and the stains are the extreme directions in it
-(Macenko et al. 2009). That holds for haematoxylin, which stands alone in negative nuclei. It does not hold for
-nuclear DAB: brown nuclei hold haematoxylin too, no pixel is pure DAB, and the extreme direction leans towards
-haematoxylin (by 8 to 11 degrees on the synthetic slides, which makes every DAB value 20 to 30 % too large). So
-`auto` takes haematoxylin and the plane from the slide, and for DAB the preset's direction laid into that plane;
-`macenko` takes both ends, for stains whose DAB lies outside nuclei.
+Densities of stained pixels lie in the plane of the two stains, and the stains are the extreme directions in
+it (Macenko et al. 2009). That holds for haematoxylin, which stands alone in negative nuclei. It does not hold
+for nuclear DAB: brown nuclei hold haematoxylin too, no pixel is pure DAB, and the extreme direction leans
+towards haematoxylin (by 8 to 11 degrees on synthetic slides, which makes every DAB value 25 to 38 % too
+large). So `auto` takes haematoxylin and the plane from the slide, and for DAB the preset's direction laid
+into that plane; `macenko` takes both ends, for stains whose DAB lies outside nuclei.
 """
 
 from typing import Literal, NamedTuple
@@ -88,9 +88,9 @@ def estimate_from_pixels(
     brown = float((density @ np.linalg.inv(preset)[:, 1] >= LEAST_DAB).mean()) if len(density) else 0.0
     if len(density) < LEAST_PIXELS or not LEAST_BROWN <= brown <= 1 - LEAST_BROWN:
         raise StainEstimationError(
-            f"{where}: {len(density)} stained pixels, {brown:.2%} of them brown; to learn both stains at least "
-            f"{LEAST_PIXELS} are needed, and {LEAST_BROWN:.1%} of either. Name a stain set, or give the vectors "
-            "of a positive slide of the same batch"
+            f"{where}: {len(density)} stained pixels, {brown:.2%} of them brown; to learn both stains at "
+            f"least {LEAST_PIXELS} are needed, and {LEAST_BROWN:.1%} of either. Name a stain set, or give "
+            "the vectors of a positive slide of the same batch"
         )
     # The plane through the origin that holds most of the densities, and its normal.
     _, vectors = np.linalg.eigh(density.T @ density / len(density))

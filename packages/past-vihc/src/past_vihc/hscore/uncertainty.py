@@ -51,9 +51,9 @@ def bootstrap_interval(
 ) -> Interval | None:
     """Percentile interval of the H-score over resampled squares of tissue.
 
-    Neighbouring nuclei are alike, so that resampling nuclei would give intervals far too narrow; whole squares
-    are drawn with replacement instead. What the interval does not hold: other sections, other laboratories, and
-    other thresholds.
+    Neighbouring nuclei are alike, so that resampling nuclei would give intervals far too narrow; whole
+    squares are drawn with replacement instead. What the interval does not hold: other sections, other
+    laboratories, and other thresholds.
 
     Args:
         classes: `(N,)` 0 to 3.
@@ -103,8 +103,8 @@ def sensitivity(
         denominator: as in `h_score`.
 
     Returns:
-        One row a variant: `variant`, `weak`, `moderate`, `strong`, `h`, `percent_positive`, the first being the
-        score itself; empty figures where there are no nuclei.
+        One row a variant: `variant`, `weak`, `moderate`, `strong`, `h`, `percent_positive`, the first being
+        the score itself; empty figures where there are no nuclei.
     """
     variants = [(thresholds.name, thresholds, dab)]
     variants += [(p.name, p, dab) for p in PRESETS.values() if p.name != thresholds.name]
@@ -113,5 +113,5 @@ def sensitivity(
     rows = []
     for name, t, values in variants:
         score = score_of_counts(class_counts(values, t), denominator=denominator)
-        rows.append((name, *t.values, score.h, score.percent_positive))
+        rows.append((name, *t.levels, score.h, score.percent_positive))
     return pd.DataFrame(rows, columns=["variant", "weak", "moderate", "strong", "h", "percent_positive"])

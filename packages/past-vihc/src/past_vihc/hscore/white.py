@@ -34,20 +34,20 @@ class WhitePoint:
     """Value of bare glass in red, green and blue, and where it comes from.
 
     Attributes:
-        values: of red, green and blue, above 1, at most 255.
+        rgb: the values of red, green and blue, above 1, at most 255.
         source: `fixed` (255, as QuPath has it), `given`, or `estimated` from the slide.
         glass: share of the pixels looked at that were glass; None where none were looked at.
         note: why an estimate was not possible and 255 was taken.
     """
 
-    values: tuple[float, float, float]
+    rgb: tuple[float, float, float]
     source: Literal["fixed", "given", "estimated"]
     glass: float | None = None
     note: str | None = None
 
     def scaled(self, factor: float) -> White:
         """The values times a factor, at most 255."""
-        red, green, blue = (min(255.0, value * factor) for value in self.values)
+        red, green, blue = (min(255.0, value * factor) for value in self.rgb)
         return (red, green, blue)
 
 
@@ -101,8 +101,8 @@ def estimate_white(slide: Slide) -> WhitePoint:
     peak = _brightest_peak(counts[:, 0], LEAST_GLASS * seen)
     if peak is None:
         note = (
-            f"no peak of bright, grey pixels holds {LEAST_GLASS:.1%} of the slide, so that its glass cannot be "
-            "measured: 255 was taken"
+            f"no peak of bright, grey pixels holds {LEAST_GLASS:.1%} of the slide, so that its glass cannot "
+            "be measured: 255 was taken"
         )
         logger.warning("%s: %s", slide.path, note)
         return WhitePoint((255.0, 255.0, 255.0), "fixed", note=note)
