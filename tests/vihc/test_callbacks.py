@@ -107,7 +107,7 @@ def test_without_checkpoints_the_last_weights_are_exported(tmp_path: Path) -> No
 
 
 def test_settings_that_cannot_be() -> None:
-    with pytest.raises(StainCallbackError, match="ending in .safetensors"):
+    with pytest.raises(StainCallbackError, match=r"ending in \.safetensors"):
         ExportGenerator(filename="../x.safetensors")
     with pytest.raises(StainCallbackError, match="tiles 0"):
         StainPanel(tiles=0)

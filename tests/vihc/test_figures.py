@@ -45,9 +45,9 @@ def test_panels_show_tiles_in_order_with_their_figures(tiles: dict) -> None:
 
 
 def test_panels_refuse_what_does_not_fit(tiles: dict) -> None:
-    with pytest.raises(FigureError, match="PAST: .*expected the same tiles"):
+    with pytest.raises(FigureError, match=r"PAST: .*expected the same tiles"):
         stain_panels(tiles | {"PAST": tiles["PAST"][:1]})
-    with pytest.raises(FigureError, match="expected .* uint8"):
+    with pytest.raises(FigureError, match=r"expected .* uint8"):
         stain_panels(tiles | {"real": tiles["real"] / 255})
     with pytest.raises(FigureError, match="no column 'truth'"):
         stain_panels(tiles, real="truth")
@@ -109,7 +109,7 @@ def test_curves() -> None:
     counts = np.zeros(BINS)
     counts[[0, 3]] = 30, 10
     figure = dab_curves({"real": counts, "PAST": counts[::-1]})
-    assert figure.axes[0].patches[0].get_data().values[3] == 0.25
+    assert figure.axes[0].patches[0].get_data()[0][3] == 0.25
     drawn(figure)
     with pytest.raises(FigureError, match=r"shape \(3,\)"):
         dab_curves({"real": np.ones(3)})
