@@ -1,7 +1,7 @@
 """StarDist's tests run in an environment of their own, which has TensorFlow; elsewhere they are skipped.
 
-    uv run --isolated --package past-vihc --extra stardist --with pytest --with pytest-xdist --with hypothesis \
-        pytest -m stardist tests/stardist
+    uv run --isolated --package past-vihc --extra stardist --with pytest --with pytest-xdist \
+        --with hypothesis pytest -m stardist tests/stardist
 """
 
 import importlib.util

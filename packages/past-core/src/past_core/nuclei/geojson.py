@@ -35,8 +35,8 @@ class PolygonLabels:
     A pixel is in a polygon when its centre is, and in the first of several.
 
     Args:
-        polygons: for each nucleus its polygons, each a list of rings `(k, 2)` x, y in pixels of the labels: the
-            outer one, then holes.
+        polygons: for each nucleus its polygons, each a list of rings `(k, 2)` x, y in pixels of the
+            labels: the outer one, then holes.
         size: height and width of the whole label image.
         downsample: level-0 pixels per pixel of the labels.
         parameters: where they come from.
@@ -52,12 +52,9 @@ class PolygonLabels:
         self._polygons, self.downsample, self.parameters = polygons, downsample, parameters
         self.height, self.width = size
         self.names = np.arange(1, len(polygons) + 1, dtype=np.int32)
-        low = np.array([np.min([p[0].min(axis=0) for p in parts], axis=0) for parts in polygons]).reshape(
-            -1, 2
-        )
-        high = np.array([np.max([p[0].max(axis=0) for p in parts], axis=0) for parts in polygons]).reshape(
-            -1, 2
-        )
+        outer = [np.concatenate([part[0] for part in parts]) for parts in polygons]
+        low = np.array([points.min(axis=0) for points in outer]).reshape(-1, 2)
+        high = np.array([points.max(axis=0) for points in outer]).reshape(-1, 2)
         limit = np.array([self.width, self.height])
         self.centres = np.clip((low + high) / 2, 0, limit - 0.5)
         first = np.clip(np.floor(low), 0, limit - 1).astype(np.int64)
@@ -127,9 +124,10 @@ def read_geojson(path: str | Path, slide: Slide, *, mpp: float = 0.5) -> Polygon
                 f"{path}: feature {number} lies at x {low[0]:g} to {high[0]:g}, y {low[1]:g} to {high[1]:g}, "
                 f"outside the slide of {slide.width} x {slide.height} pixels; expected level-0 pixels of it"
             )
-        if (high - low).max() * slide.require_mpp() > MAX_SIDE_UM:
+        side = (high - low).max() * slide.require_mpp()
+        if side > MAX_SIDE_UM:
             raise GeoJsonError(
-                f"{path}: feature {number} is {(high - low).max() * slide.require_mpp():.4g} µm wide; expected "
+                f"{path}: feature {number} is {side:.4g} µm wide; expected "
                 f"nuclei, at most {MAX_SIDE_UM:g}: export detections or cells, not regions"
             )
         polygons.append([[ring / view.downsample for ring in part] for part in parts])
@@ -149,9 +147,7 @@ def _load(path: Path) -> Any:
         with gzip.open(path) if packed else path.open("rb") as file:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
-            raise GeoJsonError(
-                f"{path}: more than {MAX_BYTES} bytes unpacked; expected less, split the export"
-            )
+            raise GeoJsonError(f"{path}: more than {MAX_BYTES} bytes unpacked; split the export")
         return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError, EOFError, OSError, zlib.error) as error:
         if isinstance(error, GeoJsonError):

@@ -1,7 +1,7 @@
 """Label files of IHC4BC (ihc4bc.github.io): the mean DAB of every nucleus of each patch.
 
-A line has the image's name, a flag, the number of nuclei in the H&E patch, then one mean DAB for each nucleus of
-the IHC patch, so lines differ in length. The two sections hold different nuclei: the H&E's number is the
+A line has the image's name, a flag, the number of nuclei in the H&E patch, then one mean DAB for each nucleus
+of the IHC patch, so lines differ in length. The two sections hold different nuclei: the H&E's number is the
 denominator of the H-score, and may be less than the number of values.
 """
 
@@ -69,9 +69,7 @@ def patch_name(name: str) -> PatchName:
     """
     match = _NAME.fullmatch(_IMAGE.sub("", name))
     if match is None:
-        raise IhcLabelError(
-            f"{name[:80]!r}; expected a name such as xxx_caseid_regionindex_rowindex_colindex.png"
-        )
+        raise IhcLabelError(f"{name[:80]!r}; expected such as xxx_caseid_regionindex_rowindex_colindex.png")
     return PatchName(
         match["prefix"] or "", match["case"], int(match["region"]), int(match["row"]), int(match["column"])
     )
@@ -94,9 +92,7 @@ def read_ihc4bc(path: str | Path) -> dict[str, IhcLabels]:
     if not path.is_file():
         raise IhcLabelNotFoundError(f"no label file at {path}; expected a CSV of IHC4BC")
     if path.stat().st_size > MAX_BYTES:
-        raise IhcLabelError(
-            f"{path}: {path.stat().st_size} bytes; expected a label file of at most {MAX_BYTES}"
-        )
+        raise IhcLabelError(f"{path}: {path.stat().st_size} bytes; expected at most {MAX_BYTES}")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
@@ -113,14 +109,10 @@ def read_ihc4bc(path: str | Path) -> dict[str, IhcLabels]:
         first = False
         labels = _labels(f"{path}, line {number}", fields)
         if labels.name in found:
-            raise IhcLabelError(
-                f"{path}, line {number}: {labels.name} a second time; expected each image once"
-            )
+            raise IhcLabelError(f"{path}, line {number}: {labels.name} a second time")
         found[labels.name] = labels
     if not found:
-        raise IhcLabelError(
-            f"{path}: no lines; expected image name, flag, nuclei in the H&E, DAB of each nucleus"
-        )
+        raise IhcLabelError(f"{path}: no lines; expected name, flag, nuclei in the H&E, DAB of each nucleus")
     return found
 
 
@@ -139,7 +131,7 @@ def _labels(where: str, fields: list[str]) -> IhcLabels:
         fields = fields[:-1]
     if len(fields) < 3:
         raise IhcLabelError(
-            f"{where}: {len(fields)} fields; expected image name, flag, nuclei in the H&E, DAB of each nucleus"
+            f"{where}: {len(fields)} fields; expected name, flag, nuclei in the H&E, DAB of each nucleus"
         )
     name, flag, count, *values = fields
     try:

@@ -103,15 +103,15 @@ def _check(where: str, found: tuple[int, ...], dtype: np.dtype, shape: tuple[int
     """The whole number of slide pixels per pixel of the labels."""
     if len(found) != 2 or not np.issubdtype(dtype, np.integer) or 0 in found:
         raise LabelError(
-            f"{where}: an array of shape {tuple(found)}, {dtype}; expected one plane (H, W) of whole numbers, 0 "
-            "outside nuclei and another number in each"
+            f"{where}: an array of shape {tuple(found)}, {dtype}; expected one plane (H, W) of whole "
+            "numbers, 0 outside nuclei and another number in each"
         )
     factor = max(1, round(shape[0] / found[0]), round(shape[1] / found[1]))
     # The last row and column of a fraction may be left out or run over the slide's border.
     if any(abs(long - factor * short) >= factor for long, short in zip(shape, found, strict=True)):
         raise LabelError(
-            f"{where}: labels of {found[1]} x {found[0]} pixels for a slide of {shape[1]} x {shape[0]}; expected "
-            "the same size or a whole fraction of it"
+            f"{where}: labels of {found[1]} x {found[0]} pixels for a slide of {shape[1]} x {shape[0]}; "
+            "expected the same size or a whole fraction of it"
         )
     return factor
 

@@ -11,8 +11,8 @@ def f1_at_iou(true_labels: np.ndarray, found_labels: np.ndarray, iou: float = 0.
     """F1 of nuclei whose intersection over union with a drawn nucleus reaches a threshold.
 
     F1 = 2 TP / (drawn + found) (the average precision of DSB 2018 and StarDist counts the same pairs). Each
-    nucleus is in at most one pair; TP is the size of the largest matching. From 0.5 upwards a nucleus has at most
-    one possible partner, but for two halves at exactly 0.5.
+    nucleus is in at most one pair; TP is the size of the largest matching. From 0.5 upwards a nucleus has at
+    most one possible partner, but for two halves at exactly 0.5.
 
     Args:
         true_labels: `(H, W)` whole numbers, 0 outside nuclei.

@@ -160,8 +160,8 @@ def label_image(slide: Slide, **options: Any) -> np.ndarray:
     tiles = label_tiles(slide, **options)
     if tiles.height * tiles.width > MAX_PIXELS:
         raise NucleiError(
-            f"{slide.path}: labels of {tiles.width} x {tiles.height} pixels are more than the {MAX_PIXELS} that "
-            "are made at once; take them tile by tile with label_tiles"
+            f"{slide.path}: labels of {tiles.width} x {tiles.height} pixels are more than the {MAX_PIXELS} "
+            "that are made at once; take them tile by tile with label_tiles"
         )
     image = np.zeros((tiles.height, tiles.width), np.int32)
     centroids = [np.zeros((0, 2))]

@@ -1,7 +1,7 @@
 """Nuclei by StarDist (Schmidt et al., MICCAI 2018; extra `stardist`), window by window.
 
-TensorFlow is imported when a segmenter is made, and never before. Weights are never downloaded: they are given
-by path or by the variable PAST_STARDIST_MODEL, or lie where the stardist package put them.
+TensorFlow is imported when a segmenter is made, and never before. Weights are never downloaded: they are
+given by path or by the variable PAST_STARDIST_MODEL, or lie where the stardist package put them.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ SHA256 = "f1696ef0631bd7e1c0e5c0d3017e2b4c6a95e284c6aab9c22fc2f08317817b28"
 VARIABLE = "PAST_STARDIST_MODEL"
 PERCENTILES = (1.0, 99.8)
 NUCLEUS_UM = 48.0
-"""Twice the diameter of a large nucleus: how far candidates are seen around a tile, beyond the network's field."""
+"""Twice the diameter of a large nucleus: seen around a tile beyond the network's field."""
 MAX_ZIP = 2**28
 
 
@@ -63,8 +63,8 @@ def find_weights(model: str | Path | None = None) -> Path | None:
         found = path if path.suffix.lower() == ".zip" and path.is_file() else _folder(path)
         if found is None:
             raise WeightsError(
-                f"no StarDist model at {path}{source}; expected a folder with config.json and weights_best.h5, or "
-                f"the zip of {MODEL}"
+                f"no StarDist model at {path}{source}; expected a folder with config.json and "
+                f"weights_best.h5, or the zip of {MODEL}"
             )
         return found
     keras = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
@@ -119,8 +119,8 @@ class StarDistSegmenter:
 def receptive_px(config: Any) -> int:
     """Pixels on each side that a StarDist network's output depends on, from its configuration.
 
-    Two blocks of convolutions a level, down and up, at strides that double; pooling and the first convolutions
-    on the grid add a pixel of their level each.
+    Two blocks of convolutions a level, down and up, at strides that double; pooling and the first
+    convolutions on the grid add a pixel of their level each.
     """
     grid, depth = max(config.grid), config.unet_n_depth
     reach = max(config.unet_kernel_size) // 2
@@ -150,9 +150,9 @@ def stardist_segmenter(
         )
     if path is None:
         raise WeightsError(
-            f"the segmenter stardist has no weights, and nothing is downloaded; give the folder or zip of {MODEL} "
-            f"as the model or in {VARIABLE}, or fetch it once with StarDist2D.from_pretrained('{MODEL}'), or take "
-            "the segmenter watershed"
+            f"the segmenter stardist has no weights, and nothing is downloaded; give the folder or zip of "
+            f"{MODEL} as the model or in {VARIABLE}, or fetch it once with "
+            f"StarDist2D.from_pretrained('{MODEL}'), or take the segmenter watershed"
         )
     network, name = load_model(path)
     low, high = slide_percentiles(slide, wide, mpp=mpp, percentiles=PERCENTILES)
