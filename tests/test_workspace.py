@@ -65,9 +65,8 @@ def test_arrows_point_one_way_inside_core() -> None:
             assert not rooms & later, f"{path.relative_to(ROOT)} imports {sorted(rooms & later)}"
 
 
-def test_arrows_point_one_way_inside_genex() -> None:
-    genex = ROOT / "packages/past-genex/src/past_genex"
-    order = (
+ROOMS = {
+    "past_genex": (
         "data",
         "metrics",
         "statistics",
@@ -78,14 +77,50 @@ def test_arrows_point_one_way_inside_genex() -> None:
         "predict",
         "evaluation",
         "commands",
-    )
+    ),
+    "past_vihc": (
+        "markers",
+        "hscore",
+        "data",
+        "models",
+        "losses",
+        "stain_model",
+        "files",
+        "evaluation",
+        "figures",
+        "agreement",
+        "tasks",
+        "callbacks",
+        "wsi",
+        "commands",
+    ),
+    "past_surv": ("data", "metrics", "losses", "models", "systems", "commands"),
+}
+"""Rooms of the sibling packages; each imports only from those before it."""
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_arrows_point_one_way_inside_a_package(package: str) -> None:
+    root, order = ROOT / "packages" / PACKAGES[package] / "src" / package, ROOMS[package]
+    assert {path.stem for path in root.iterdir() if not path.name.startswith("__")} - {"assets"} == set(order)
     for number, room in enumerate(order):
-        files = sorted((genex / room).rglob("*.py"))
-        assert files
+        files = sorted((root / room).rglob("*.py")) or [root / f"{room}.py"]
         for path in files:
-            rooms = {name.split(".")[1] for name in imports(path) if name.startswith("past_genex.")}
+            rooms = {name.split(".")[1] for name in imports(path) if name.startswith(f"{package}.")}
             backwards = rooms & set(order[number + 1 :])
             assert not backwards, f"{path.relative_to(ROOT)} imports {sorted(backwards)}"
+
+
+def test_staining_needs_nothing_of_training() -> None:
+    vihc = ROOT / "packages/past-vihc/src/past_vihc"
+    training = {"lightning", "diffusers", "torchmetrics", "scanpy", "spatialdata", "shapely", "geopandas"}
+    rooms = [r for r in ROOMS["past_vihc"] if r not in ("tasks", "callbacks", "data")]
+    for room in rooms:
+        for path in sorted((vihc / room).rglob("*.py")) or [vihc / f"{room}.py"]:
+            if "diffusion" in path.parts:
+                continue  # the baseline, which only trains
+            found = {name.split(".")[0] for name in imports(path)} & training
+            assert not found, f"{path.relative_to(ROOT)} imports {sorted(found)}"
 
 
 def test_models_are_torch_only() -> None:

@@ -1,7 +1,6 @@
 """Verbs that past-vihc adds to the `past` command."""
 
 import importlib
-from importlib.util import find_spec
 
 import typer
 
@@ -12,5 +11,4 @@ VERBS = ("agreement", "calibrate", "hscore", "stain")
 def register(app: typer.Typer) -> None:
     """Adds this package's verbs to `app`; called through the entry-point group `past.commands`."""
     for verb in VERBS:
-        if find_spec(f"past_vihc.commands.{verb}"):
-            app.command(name=verb)(getattr(importlib.import_module(f"past_vihc.commands.{verb}"), verb))
+        app.command(name=verb)(getattr(importlib.import_module(f"past_vihc.commands.{verb}"), verb))

@@ -1,0 +1,99 @@
+"""What whole slides cost beyond the networks: stitching, blending in bounded memory, nuclear DAB.
+
+Each is held against what one would write otherwise, on the same data in the same run: computing the same
+windows without anything around them, float32 accumulators of the image's size, and scikit-image's `rgb2hed`
+with a loop over `regionprops`.
+"""
+
+import tempfile
+from pathlib import Path
+
+from benchmarks import quantification, stitching
+from benchmarks.report import Report
+from past_core.encoders import load_image_encoder
+from past_core.synthetic.pairs import large_slide
+from past_vihc.files import load_generator
+
+SIDES = {"full": (8192, 16384, 32768), "ci": (4096, 8192)}
+"""Images that are blended: the first two sides in both ways (in ci the first), all of them by strips."""
+STAINED = {"full": 8192, "ci": 2048}
+"""Side of the slide that is stained, in pixels of 0.25 µm."""
+GOALS = {"overhead": 0.10, "blending": 3.0, "quantification": 10.0, "flat": 1.25}
+
+
+def run(profile: str, data: Path | None = None) -> Report:
+    """Measures all three.
+
+    Args:
+        profile: `full`, or `ci` with smaller images.
+        data: a slide to stain instead of the synthetic one.
+    """
+    sides = SIDES[profile]
+    compared = sides[1] if profile == "full" else sides[0]
+    rows: list[list[str]] = []
+    strips = {side: stitching.blending("strips", side) for side in sides}
+    whole = stitching.blending("accumulators", compared)
+    for side, found in strips.items():
+        rows.append(_blended(f"strips, {side}²", found))
+    rows.append(_blended(f"accumulators, {compared}²", whole))
+    blending = whole["seconds"] / strips[compared]["seconds"]
+    own = [found["peak_gib"] - found["base_gib"] for found in strips.values()]
+    flat = max(own) / min(own)
+
+    with tempfile.TemporaryDirectory(prefix="past-vihc-speed-") as folder:
+        slide = data
+        if slide is None:
+            slide = Path(folder) / "he.tif"
+            large_slide(slide, STAINED[profile])
+        model = load_generator("demo")
+        encoder = load_image_encoder(model.encoder.name) if model.encoder else None
+        stained = stitching.overhead(slide, model, encoder, rounds=3 if profile == "full" else 1)
+    rows.append(
+        [
+            "stain a slide",
+            f"{stained['stain_s']:.1f} s",
+            f"{stained['inference_s']:.1f} s inference alone",
+            f"{stained['overhead']:+.1%}",
+        ]
+    )
+    nuclear = quantification.run(repeats=3) if profile == "full" else quantification.run(1500, 2500)
+    rows.append(
+        [
+            f"DAB of {nuclear['nuclei']:,} nuclei",
+            f"{1000 * nuclear['ours_s']:.0f} ms",
+            f"{1000 * nuclear['skimage_s']:.0f} ms rgb2hed and regionprops",
+            f"x {nuclear['ratio']:.1f}",
+        ]
+    )
+    right = all(bool(found["right"]) for found in (*strips.values(), whole))
+    right &= nuclear["max_difference"] < 1e-9
+    share = 0.5 if profile == "ci" else 1.0
+    passed = (
+        right
+        and blending >= share * GOALS["blending"]
+        and nuclear["ratio"] >= share * GOALS["quantification"]
+        and stained["overhead"] <= GOALS["overhead"] / share
+        and flat <= GOALS["flat"] / share
+    )
+    return Report(
+        name="vihc-speed",
+        profile=profile,
+        columns=["what", "PAST", "beside", "ratio, memory"],
+        rows=rows,
+        goal="stitching under 10 % beyond inference; blending 3 x accumulators in flat memory; nuclear DAB "
+        "10 x scikit-image (ci: half of each)",
+        figure=f"stitching {stained['overhead']:+.1%}, blending x {blending:.1f}, peaks within x {flat:.2f}, "
+        f"nuclear DAB x {nuclear['ratio']:.1f}",
+        passed=passed,
+        details={
+            "strips": {str(side): found for side, found in strips.items()},
+            "accumulators": whole,
+            "stained": stained,
+            "nuclear": nuclear,
+        },
+    )
+
+
+def _blended(name: str, found: dict[str, float]) -> list[str]:
+    speed = f"{found['mpx_s']:.0f} Mpx/s"
+    return [name, f"{found['seconds']:.1f} s", speed, f"{found['peak_gib']:.2f} GiB"]
