@@ -1,8 +1,6 @@
 """From an IHC slide, with its H&E or without, to an H-score with its nuclei, interval and flags."""
 
 import importlib.metadata
-import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from past_core.errors import PastError
 from past_core.nuclei.sources import LabelTiles, label_tiles
 from past_core.slides import Slide, open_slide, tissue_mask
-from past_core.stains import StainSet, stain_set
+from past_core.stains import StainSet
 from past_vihc.hscore import find_nuclei
 from past_vihc.hscore.pairing import check_pair, exact_view
 from past_vihc.hscore.pixel_score import pixel_counts, pixel_score
@@ -22,20 +19,14 @@ from past_vihc.hscore.quantify import White, nuclear_dab_at
 from past_vihc.hscore.regions import Region
 from past_vihc.hscore.result import SlideScore
 from past_vihc.hscore.score import HScore, classify, h_score
-from past_vihc.hscore.stain_estimation import StainEstimationError, estimate_stains
+from past_vihc.hscore.stain_choice import choose_stains
 from past_vihc.hscore.uncertainty import FEW_BLOCKS, WHITE_FACTORS, blocks_of, bootstrap_interval, sensitivity
 from past_vihc.hscore.white import WhitePoint, estimate_white, white_point
 from past_vihc.markers import Marker, nuclear_marker
 
-logger = logging.getLogger(__name__)
-
 DENSE_WHITE = 6.0
 """Glass this far from the white point that was used is said to be so."""
 PIXEL_TILE = 1024
-
-
-class StainsError(PastError, ValueError):
-    """A file of stain vectors that holds none."""
 
 
 class _Measured(NamedTuple):
@@ -98,7 +89,7 @@ def score_slide(
     if he is not None:
         check_pair(ihc, he)
     glass = white_point(ihc, white)
-    vectors, flags = _stains(ihc, stains, glass, at_mpp)
+    vectors, flags = choose_stains(ihc, stains, glass, mpp=at_mpp)
     upon = ihc if he is None or adjacent else he
     seen = find_nuclei.AsHaematoxylin(ihc, stains=vectors, white=glass.rgb) if upon is ihc else upon
     tiles = label_tiles(seen, segmenter=segmenter, labels=labels, mpp=at_mpp, tile=tile, progress=progress)
@@ -224,7 +215,8 @@ def _regions(
 
 
 def _pixels(ihc: Slide, thresholds: Thresholds, vectors: StainSet, glass: WhitePoint, mpp: float) -> Any:
-    tissue, downsample = tissue_mask(ihc)
+    # By colour alone much of a pale counterstain would pass for glass beside brown.
+    tissue, downsample = tissue_mask(find_nuclei.AsHaematoxylin(ihc, stains=vectors, white=glass.rgb))
     view = exact_view(ihc, mpp)
     ratio = view.downsample / downsample
     total = np.zeros(5, np.int64)
@@ -240,47 +232,6 @@ def _pixels(ihc: Slide, thresholds: Thresholds, vectors: StainSet, glass: WhiteP
                 image = view.read(top, left, height, width)
                 total += pixel_counts(image, mask, thresholds, stains=vectors, white=glass.rgb)
     return pixel_score(total)
-
-
-def _stains(
-    ihc: Slide, stains: str | StainSet, glass: WhitePoint, mpp: float
-) -> tuple[StainSet, dict[str, str]]:
-    if isinstance(stains, str) and stains in {"auto", "macenko"}:
-        try:
-            return estimate_stains(ihc, method=stains, mpp=mpp, white=glass.rgb).stains, {}
-        except StainEstimationError as error:
-            logger.warning("%s: QuPath's vectors are used", error)
-            return stain_set("qupath-hdab"), {"stains-not-estimated": f"{error}; QuPath's vectors were used"}
-    if isinstance(stains, str) and stains.lower().endswith(".json"):
-        return read_stains(Path(stains)), {}
-    chosen = stain_set(stains)
-    if chosen.stains[:2] != ("haematoxylin", "dab"):
-        raise StainsError(
-            f"stain set {chosen.name!r} unmixes {', '.join(chosen.stains)}; expected haematoxylin and dab"
-        )
-    return chosen, {}
-
-
-def read_stains(path: Path) -> StainSet:
-    """Vectors from a JSON: `{"haematoxylin": [r, g, b], "dab": [r, g, b]}`, as measured on control slides.
-
-    Raises:
-        StainsError: no such file, or no two vectors of three positive numbers.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        rows = [[float(v) for v in content[name]] for name in ("haematoxylin", "dab")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StainsError(
-            f"{path}: no stain vectors ({error}); expected a JSON with haematoxylin and dab, three "
-            "numbers each"
-        ) from error
-    matrix = np.array(rows)
-    if matrix.shape != (2, 3) or not np.isfinite(matrix).all() or (matrix < 0).any():
-        raise StainsError(f"{path}: vectors {rows}; expected two of three numbers of at least 0")
-    if np.linalg.matrix_rank(matrix) < 2:
-        raise StainsError(f"{path}: haematoxylin and dab have one direction; nothing can be unmixed")
-    return StainSet(path.stem, ("haematoxylin", "dab", "residual"), tuple(map(tuple, rows)))
 
 
 def _flags(

@@ -12,7 +12,7 @@ from past_vihc.hscore.quantify import White
 
 logger = logging.getLogger(__name__)
 
-BRIGHT = 190
+BRIGHT = 215
 """Glass is at least this bright in every channel."""
 GREY = 20
 """Largest difference of two channels in a pixel of glass."""
