@@ -1,7 +1,7 @@
 """Thresholds between negative, 1+, 2+ and 3+: the published ones by name, given ones, and fitted ones.
 
-There is no default. On the same two Ki67 tiles of DeepLIIF the H-score is 25 and 21 under `qupath`, 63 and 51
-under `ihc4bc-ki67`: a score without its thresholds says nothing.
+There is no default. In the drawn nuclei of DeepLIIF's bladder tile (Ki67) the H-score is 24 under `qupath`, 30
+under `ihc4bc-ki67` and 66 under `ihc4bc-er`: a score without its thresholds says nothing.
 """
 
 import json
@@ -145,6 +145,6 @@ def read_thresholds(path: Path) -> Thresholds:
 def _choices() -> str:
     named = "; ".join(f"{name} = {', '.join(f'{v:g}' for v in p.levels)}" for name, p in PRESETS.items())
     return (
-        f"Give a preset ({named}), three numbers, or a file of past calibrate. The choice matters: on the "
-        "same Ki67 tile the H-score is 25 under qupath and 63 under ihc4bc-ki67"
+        f"Give a preset ({named}), three numbers, or a file of past calibrate. The choice matters: on one "
+        "Ki67 tile the H-score is 24 under qupath, 30 under ihc4bc-ki67 and 66 under ihc4bc-er"
     )
