@@ -159,7 +159,7 @@ def test_thresholds_are_never_silent(text: str | None) -> None:
         thresholds_named(text)
     if text in (None, "", "er"):
         assert all(name in str(caught.value) for name in PRESETS)
-        assert "63" in str(caught.value)  # how far scores differ
+        assert "66" in str(caught.value)  # how far scores differ
 
 
 def test_thresholds_by_name_and_numbers(tmp_path) -> None:

@@ -1,7 +1,7 @@
 """Thresholds between negative, 1+, 2+ and 3+: the published ones by name, given ones, and fitted ones.
 
-There is no default. In the drawn nuclei of DeepLIIF's bladder tile (Ki67) the H-score is 24 under `qupath`, 30
-under `ihc4bc-ki67` and 66 under `ihc4bc-er`: a score without its thresholds says nothing.
+There is no default. In the drawn nuclei of DeepLIIF's bladder tile (Ki67) the H-score is 24 under `qupath`,
+30 under `ihc4bc-ki67` and 66 under `ihc4bc-er`: a score without its thresholds says nothing.
 """
 
 import json
