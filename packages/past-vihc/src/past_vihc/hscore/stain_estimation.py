@@ -1,10 +1,11 @@
 """Stain vectors of an H-DAB slide from the slide itself, for laboratories off the presets.
 
 Densities of stained pixels lie in the plane of the two stains, and the stains are the extreme directions in
-it (Macenko et al. 2009). That holds for haematoxylin, which stands alone in negative nuclei. It does not hold
-for nuclear DAB: brown nuclei hold haematoxylin too, no pixel is pure DAB, and the extreme direction leans
-towards haematoxylin (which makes every DAB value 13 to 22 % too large on synthetic slides). So `auto` takes haematoxylin and the plane from the slide, and for DAB the preset's direction laid
-into that plane; `macenko` takes both ends, for stains whose DAB lies outside nuclei.
+it (Macenko et al. 2009). That holds for haematoxylin, which stands alone in negative nuclei. It does not
+hold for nuclear DAB: brown nuclei hold haematoxylin too, no pixel is pure DAB, and the extreme direction
+leans towards haematoxylin (which makes every DAB value 13 to 22 % too large on synthetic slides). So `auto`
+takes haematoxylin and the plane from the slide, and for DAB the preset's direction laid into that plane;
+`macenko` takes both ends, for stains whose DAB lies outside nuclei.
 """
 
 from typing import Literal, NamedTuple
