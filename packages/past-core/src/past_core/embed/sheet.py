@@ -53,7 +53,7 @@ def read_sheet(
 
     Args:
         path: the sheet; relative slide paths count from its folder.
-        folder: where outputs go: `output`, else NAME and `suffix`, where NAME defaults to the slide's file name.
+        folder: where outputs go: `output`, else NAME (or the slide's file name) and `suffix`.
         suffix: of outputs that are not named.
         suffixes: those that outputs may have.
 
