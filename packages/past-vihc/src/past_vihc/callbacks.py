@@ -92,7 +92,7 @@ class StainPanel(pl.Callback):
         stains = [data.stains[number] for number in batch.stain.tolist()]
         several = len(data.stains) > 1
         figure = stain_panels(
-            {"H&E": batch.he.numpy(), type(pl_module).__name__: made.numpy(), "real": batch.ihc.numpy()},
+            {"H&E": batch.he.numpy(), "virtual": made.numpy(), "real": batch.ihc.numpy()},
             real="real",
             rows=[f"{c}, {s}" if several else c for c, s in zip(batch.case, stains, strict=True)],
             heading=f"step {trainer.global_step:,}"
