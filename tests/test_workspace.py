@@ -111,6 +111,12 @@ def test_arrows_point_one_way_inside_a_package(package: str) -> None:
             assert not backwards, f"{path.relative_to(ROOT)} imports {sorted(backwards)}"
 
 
+def test_no_two_test_files_share_a_name() -> None:
+    # pytest imports them by their bare name, so the second of two would not be collected.
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted({name for name in names if names.count(name) > 1})
+
+
 def test_staining_needs_nothing_of_training() -> None:
     vihc = ROOT / "packages/past-vihc/src/past_vihc"
     training = {"lightning", "diffusers", "torchmetrics", "scanpy", "spatialdata", "shapely", "geopandas"}

@@ -193,7 +193,7 @@ def write_report(report: AgreementReport, folder: Path, *, dpi: int = 150) -> li
     Returns:
         the files.
     """
-    from past_vihc.figures.scatter import agreement_scatter, bland_altman_plot
+    from past_vihc.agreement.plots import agreement_scatter, bland_altman_plot
 
     pairs, overall = report.pairs, report.groups[0].statistics
     names = {"x_label": pairs.x_name, "y_label": pairs.y_name}

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from past_vihc.evaluation.dab import BIN_WIDTH, BINS
-from past_vihc.figures.panels import FigureError
-from past_vihc.figures.scatter import COLOURS
+from past_vihc.figures.panels import COLOURS, FigureError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

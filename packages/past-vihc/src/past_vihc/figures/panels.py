@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+COLOURS = ("#1f6fb4", "#d1662c", "#3a923a", "#8c4fb0", "#8c6d1f", "#c44e79", "#5f5f5f", "#2aa6a6")
+"""Of systems and groups, in order."""
+
 MAX_TILES = 400
 """Most tiles in one picture."""
 

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from past_vihc.agreement.plots import agreement_scatter, bland_altman_plot
 from past_vihc.agreement.statistics import Estimate, bland_altman, pearson
 from past_vihc.evaluation.dab import BINS
 from past_vihc.evaluation.similarity import psnr, ssim
 from past_vihc.figures.curves import dab_curves, metric_by_case
 from past_vihc.figures.panels import FigureError, stain_panels
-from past_vihc.figures.scatter import agreement_scatter, bland_altman_plot
 
 
 def drawn(figure: object) -> None:

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from past_vihc.agreement.statistics import Estimate
-from past_vihc.figures.panels import FigureError
+from past_vihc.figures.panels import COLOURS, FigureError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#1f6fb4", "#d1662c", "#3a923a", "#8c4fb0", "#8c6d1f", "#c44e79", "#5f5f5f", "#2aa6a6")
 MINUS = "\N{MINUS SIGN}"
 
 
