@@ -7,6 +7,11 @@ EPSILON = 1e-7
 """Probabilities are clamped here before their logarithm."""
 
 
+def hazards_of(logits: Tensor) -> Tensor:
+    """Logits to hazards, in single precision at least: half of it would round 1 − h away."""
+    return torch.sigmoid(logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits)
+
+
 def survival_of(hazards: Tensor) -> Tensor:
     """Survival after each interval, the running product of one minus the hazards: `(B, K)`."""
     return torch.cumprod(1 - hazards, dim=1)

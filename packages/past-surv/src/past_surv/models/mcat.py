@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from past_core.errors import PastError
-from past_surv.losses import risk_of, survival_of
+from past_surv.losses import hazards_of, risk_of, survival_of
 from past_surv.models.fusion import BilinearFusion, ConcatFusion
 
 Fusion = Literal["concat", "bilinear"]
@@ -140,19 +140,31 @@ class MCAT(nn.Module):
         *,
         padding: Tensor | None = None,
         missing: Tensor | None = None,
+        no_slide: Tensor | None = None,
     ) -> McatOutput:
         """Hazards of B patients.
+
+        A side that a patient lacks as a whole says nothing: its vector is 0 before the fusion. Without any
+        group, the groups' values in `omics`, which should then be those of the average patient (0 after
+        scaling), still ask the slide.
 
         Args:
             patches: `(B, M, patch_dim)` embeddings, padded to the longest bag.
             omics: G tensors `(B, size)`.
             padding: `(B, M)` bool, True where a bag has no patch; None where all are full.
             missing: `(B, G)` bool, True where a patient lacks a group; None where nobody does.
+            no_slide: `(B,)` bool, True where a patient has no slide; its one patch, of any value, is ignored.
+                None asks of every patient both a slide and a group.
 
         Raises:
-            McatError: shapes that do not fit, an empty bag, or a patient without any group.
+            McatError: shapes that do not fit, an empty bag, a patient without any group where `no_slide` is
+                None, or one with neither.
         """
-        self._check(patches, omics, padding, missing)
+        self._check(patches, omics, padding, missing, no_slide)
+        no_genes = None
+        if no_slide is not None and missing is not None:
+            no_genes = missing.all(dim=1)
+            missing = missing & ~no_genes[:, None]
         bag = self.wsi_net(patches)
         groups = torch.stack([net(x) for net, x in zip(self.sig_networks, omics, strict=True)], dim=1)
         attended, logits = self.coattn(groups, bag, padding)
@@ -162,7 +174,11 @@ class MCAT(nn.Module):
         omic, omic_logits = self._pool(
             groups, missing, self.omic_transformer, self.omic_attention_head, self.omic_rho
         )
-        hazards = torch.sigmoid(self.classifier(self.mm(path, omic)))
+        if no_slide is not None:
+            path = path.masked_fill(no_slide[:, None], 0.0)
+        if no_genes is not None:
+            omic = omic.masked_fill(no_genes[:, None], 0.0)
+        hazards = hazards_of(self.classifier(self.mm(path, omic)))
         return McatOutput(hazards, survival_of(hazards), risk_of(hazards), logits, path_logits, omic_logits)
 
     @staticmethod
@@ -174,7 +190,12 @@ class MCAT(nn.Module):
         return rho(pooled), logits
 
     def _check(
-        self, patches: Tensor, omics: Sequence[Tensor], padding: Tensor | None, missing: Tensor | None
+        self,
+        patches: Tensor,
+        omics: Sequence[Tensor],
+        padding: Tensor | None,
+        missing: Tensor | None,
+        no_slide: Tensor | None,
     ) -> None:
         sizes = tuple(x.shape[-1] for x in omics)
         if sizes != self.omic_sizes:
@@ -182,10 +203,12 @@ class MCAT(nn.Module):
         dim = self.wsi_net[0].in_features
         if patches.ndim != 3 or patches.shape[-1] != dim or not patches.shape[1]:
             raise McatError(f"patches {tuple(patches.shape)}; expected (B, M, {dim}) with at least one patch")
-        for name, mask in (("padding", padding), ("missing", missing)):
+        lacks = {"no patch": padding, "no group of genes": missing}
+        if no_slide is not None and missing is not None:
+            lacks["no group of genes"] = missing & no_slide[:, None]
+        for what, mask in lacks.items():
             if mask is not None and mask.all(dim=1).any():
                 row = int(mask.all(dim=1).nonzero()[0])
-                what = "no patch" if name == "padding" else "no group of genes"
                 raise McatError(f"patient number {row} of the batch has {what}; leave it out")
 
 

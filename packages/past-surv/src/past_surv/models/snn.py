@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from past_surv.losses import hazards_of
 from past_surv.models.mcat import DROPOUT
 
 
@@ -30,4 +31,4 @@ class SNN(nn.Module):
 
     def forward(self, genes: Tensor) -> Tensor:
         """`(B, G)` to hazards `(B, K)`."""
-        return self.classifier(self.fc_omic(genes)).sigmoid()
+        return hazards_of(self.classifier(self.fc_omic(genes)))

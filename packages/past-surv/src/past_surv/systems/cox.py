@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from past_surv.data.cohort import Cohort
 from past_surv.data.learned import Scaling
 from past_surv.data.splits import Fold
 from past_surv.metrics.concordance import harrell_c
+from past_surv.systems.base import FoldPrediction, Predicting, gene_columns
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ class CoxError(PastError, ValueError):
     """Columns that a Cox model cannot use."""
 
 
-class ClinicalCox:
+class ClinicalCox(Predicting):
     """Cox's model on clinical columns, by default age and sex: the floor that a slide has to beat.
 
     Args:
@@ -34,8 +35,8 @@ class ClinicalCox:
             "Cox on age and sex" if columns == ("age", "is_female") else f"Cox on {', '.join(columns)}"
         )
 
-    def risk(self, cohort: Cohort, fold: Fold, *, seed: int = 0) -> np.ndarray:
-        """Fits the training fold and gives the log hazard ratio of the scored rows.
+    def predict(self, cohort: Cohort, fold: Fold, *, seed: int = 0) -> FoldPrediction:
+        """Fits the training fold and gives the log hazard ratio of the scored rows, and their curves.
 
         Raises:
             CoxError: columns that the cohort lacks, or that do not vary in the training fold.
@@ -52,14 +53,17 @@ class ClinicalCox:
             raise CoxError(f"{cohort.name}, fold {fold.name}: {', '.join(self.columns)} do not vary")
         scaling = Scaling.of(train[varying])
         model = CoxPHSurvivalAnalysis().fit(scaling(train).to_numpy(), outcome(cohort, fold.train))
-        return model.predict(scaling(test).to_numpy())
+        x = scaling(test).to_numpy()
+        ratio = dict(zip(varying, np.exp(model.coef_).round(6).tolist(), strict=True))
+        return _prediction(model.predict(x), model.predict_survival_function(x), {"hazard_ratio": ratio})
 
 
-class GeneCoxnet:
+class GeneCoxnet(Predicting):
     """Cox's model with an elastic net on all given genes; its strength is chosen inside the training fold.
 
     Args:
-        columns: of `Cohort.omics`.
+        columns: of `Cohort.omics`; null takes those of `groups`.
+        groups: symbols by group, whose columns are used, each once; null takes all genes of the cohort.
         l1_ratio: share of the L1 penalty.
         inner_folds: of the choice of the strength, by Harrell's C.
         strengths: how many strengths are tried.
@@ -67,21 +71,22 @@ class GeneCoxnet:
 
     def __init__(
         self,
-        columns: Sequence[str],
+        columns: Sequence[str] | None = None,
         *,
+        groups: Mapping[str, Sequence[str]] | None = None,
         l1_ratio: float = 0.5,
         inner_folds: int = 3,
         strengths: int = 30,
     ) -> None:
-        self.columns, self.l1_ratio = tuple(columns), l1_ratio
+        self.columns, self.groups, self.l1_ratio = columns, groups, l1_ratio
         self.inner_folds, self.strengths = inner_folds, strengths
         self.name = "Coxnet on genes"
 
-    def risk(self, cohort: Cohort, fold: Fold, *, seed: int = 0) -> np.ndarray:
-        """Fits the training fold and gives the log hazard ratio of the scored rows."""
+    def predict(self, cohort: Cohort, fold: Fold, *, seed: int = 0) -> FoldPrediction:
+        """Fits the training fold and gives the log hazard ratio of the scored rows, and their curves."""
         from sklearn.model_selection import StratifiedKFold
 
-        genes = cohort.omics[list(self.columns)]
+        genes = cohort.omics[gene_columns(cohort, self.columns, self.groups)]
         train, test = genes.iloc[fold.train], genes.iloc[fold.test]
         scaling = Scaling.of(train)
         path = self._path(scaling(train), cohort, fold.train)
@@ -95,7 +100,13 @@ class GeneCoxnet:
                 risk = model.predict(table, alpha=alpha)
                 scores[number, k] = harrell_c(cohort.event[rows], cohort.time[rows], risk).value or np.nan
         best = path.alphas_[int(np.nanargmax(np.nanmean(scores, axis=0)))]
-        return path.predict(scaling(test).to_numpy(), alpha=best)
+        x = scaling(test).to_numpy()
+        kept = int((path.coef_[:, int(np.flatnonzero(path.alphas_ == best)[0])] != 0).sum())
+        return _prediction(
+            path.predict(x, alpha=best),
+            path.predict_survival_function(x, alpha=best),
+            {"genes": genes.shape[1], "genes_kept": kept, "strength": float(best)},
+        )
 
     def _path(
         self, table: pd.DataFrame, cohort: Cohort, rows: np.ndarray, alphas: np.ndarray | None = None
@@ -103,7 +114,11 @@ class GeneCoxnet:
         from sksurv.linear_model import CoxnetSurvivalAnalysis
 
         model = CoxnetSurvivalAnalysis(
-            l1_ratio=self.l1_ratio, n_alphas=self.strengths, alphas=alphas, alpha_min_ratio=0.05
+            l1_ratio=self.l1_ratio,
+            n_alphas=self.strengths,
+            alphas=alphas,
+            alpha_min_ratio=0.05,
+            fit_baseline_model=True,
         )
         with warnings.catch_warnings():
             # The weakest strengths may not converge; they then lose in the inner folds.
@@ -116,3 +131,15 @@ def outcome(cohort: Cohort, rows: np.ndarray) -> np.ndarray:
     from sksurv.util import Surv
 
     return Surv.from_arrays(cohort.event[rows], cohort.time[rows])
+
+
+def _prediction(risk: np.ndarray, curves: Sequence[Any], info: dict[str, object]) -> FoldPrediction:
+    """Risks, and survival at every time of the training fold's deaths or censorings."""
+    times = curves[0].x
+    survival = np.stack([curve.y for curve in curves])
+    return FoldPrediction(
+        risk=risk,
+        survival=np.concatenate([survival, survival[:, -1:]], axis=1),
+        edges=np.concatenate([[-np.inf], times, [np.inf]]),
+        info=info,
+    )
