@@ -134,7 +134,7 @@ def read_bag(path: str | Path) -> Bag:
     """Opens a bag of patches.
 
     Read are HDF5 files of CLAM, TRIDENT and `past bags` (`features` `(M, D)` or `(1, M, D)`, `coords`),
-    zarr groups of the same names, `.h5ad` and `.zarr` of `past embed`, CLAM's `.pt` tensors and `.npy` arrays.
+    zarr groups of the same names, `.h5ad` and `.zarr` of `past embed`, CLAM's `.pt` tensors, `.npy` arrays.
 
     Raises:
         BagNotFoundError: nothing is there.
@@ -161,7 +161,7 @@ class BagFolder:
     """A folder of bags of one encoder, one a slide.
 
     Args:
-        folder: with the bags in it, or CLAM's folder of `pt_files` and `h5_files`, or TRIDENT's of `features_*`.
+        folder: with the bags in it, or CLAM's of `pt_files` and `h5_files`, or TRIDENT's of `features_*`.
         encoder: which encoder's are meant: a folder in `folder` of that name (or `features_NAME`), or else
             what the bags must say of themselves where they say anything.
 
@@ -236,14 +236,15 @@ class BagFolder:
     def _check(self, bag: Bag, first: Bag) -> None:
         if bag.dim != first.dim:
             raise BagError(
-                f"{bag.path}: {bag.dim} wide patches, {first.dim} wide in {first.path.name}; one folder holds "
-                "the bags of one encoder"
+                f"{bag.path}: {bag.dim} wide patches, {first.dim} wide in {first.path.name}; one folder "
+                "holds the bags of one encoder"
             )
         ours, theirs = (b.manifest.get("fingerprint") or b.encoder for b in (bag, first))
         if ours and theirs and ours != theirs:
             raise BagError(
-                f"{bag.path}: made by {bag.encoder or 'another encoder'} ({str(ours)[:12]}), {first.path.name} "
-                f"by {first.encoder} ({str(theirs)[:12]}); one folder holds the bags of one encoder"
+                f"{bag.path}: made by {bag.encoder or 'another encoder'} ({str(ours)[:12]}), "
+                f"{first.path.name} by {first.encoder} ({str(theirs)[:12]}); one folder holds "
+                "the bags of one encoder"
             )
         if self.encoder and not self._named and bag.encoder and bag.encoder != self.encoder:
             raise BagError(f"{bag.path}: made by {bag.encoder}, asked for is {self.encoder}")
