@@ -118,7 +118,7 @@ class GeneCoxnet(Predicting):
             n_alphas=self.strengths,
             alphas=alphas,
             alpha_min_ratio=0.05,
-            fit_baseline_model=True,
+            fit_baseline_model=alphas is None,  # only the path's curves are asked for
         )
         with warnings.catch_warnings():
             # The weakest strengths may not converge; they then lose in the inner folds.

@@ -3,14 +3,17 @@
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from past_core.errors import PastError
 from past_surv.systems.base import SurvivalSystem
 from past_surv.systems.combined import CombinedSystem
 from past_surv.systems.cox import ClinicalCox, GeneCoxnet
+from past_surv.systems.mcat import McatSystem
+from past_surv.systems.mil import MilSystem
 from past_surv.systems.snn import GeneSNN
+from past_surv.systems.trained import Training
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,6 +69,7 @@ def _clinical_and_genes(
 
 
 GENES = ("groups", "columns")
+TRAINING = tuple(field.name for field in fields(Training))
 SYSTEMS: dict[str, SystemEntry] = {
     "cox-age-sex": SystemEntry(
         about="Cox on age and sex: the floor that everything has to beat",
@@ -91,8 +95,26 @@ SYSTEMS: dict[str, SystemEntry] = {
         make=_clinical_and_genes,
         options=_options(GeneSNN, *GENES),
     ),
+    "mil": SystemEntry(
+        about="gated attention over the patches of the slides",
+        needs=("bags",),
+        make=MilSystem,
+        options=("width", *TRAINING),
+    ),
+    "mcat": SystemEntry(
+        about="MCAT: groups of genes that attend to the patches of the slides",
+        needs=("omics", "bags"),
+        make=McatSystem,
+        options=("fusion", "width", *TRAINING),
+    ),
+    "past-multi": SystemEntry(
+        about="MCAT with the patient's mean PAST cell as one more group",
+        needs=("omics", "bags", "vectors"),
+        make=McatSystem,
+        options=("fusion", "width", *TRAINING),
+    ),
 }
-"""Every system; more are added by name."""
+"""Every system by its name."""
 
 
 def entry(name: str) -> SystemEntry:
