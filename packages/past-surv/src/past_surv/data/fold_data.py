@@ -203,7 +203,8 @@ class FoldData:
             if not len(rows) or not self.cohort.event[rows].any():
                 raise FoldDataError(
                     f"{self.cohort.name}, fold {self.fold.name}: of those with a slide or a group, "
-                    f"{len(rows)} are left to {side}, none of whom died; {len(self.absent)} absent: {_some(self.absent)}"
+                    f"{len(rows)} are left to {side}, none of whom died; {len(self.absent)} absent: "
+                    f"{_some(self.absent)}"
                 )
 
 
