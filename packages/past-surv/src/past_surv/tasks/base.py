@@ -255,8 +255,8 @@ class SurvivalTask(pl.LightningModule):
         more = f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
         raise NonFiniteError(
             f"the loss is {float(loss)} at step {self.global_step} (epoch {self.current_epoch}), over the "
-            f"cases {', '.join(map(str, cases[:SHOWN]))}{more}. Look for embeddings that are not finite, or "
-            "lower model.learning_rate"
+            f"cases {', '.join(map(str, cases[:SHOWN]))}{more}. Look at their "
+            "embeddings and genes, or lower model.learning_rate"
         )
 
     def on_train_epoch_end(self) -> None:

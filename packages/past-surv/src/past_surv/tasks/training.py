@@ -69,8 +69,10 @@ class FoldLoaders(pl.LightningDataModule):
             collate_fn=collate,
         )
 
-    def val_dataloader(self) -> DataLoader[SurvivalBatch]:
-        """The rows to be scored, with all their patches."""
+    def val_dataloader(self) -> DataLoader[SurvivalBatch] | list:
+        """The rows to be scored, with all their patches; nothing where none were given."""
+        if self.rows is None:
+            return []
         patients = self.data.patients(self.rows)
         return DataLoader(patients, batch_size=self.settings.batch_size, collate_fn=collate)
 
@@ -83,7 +85,7 @@ class _Watch(pl.Callback):
     def __init__(self) -> None:
         self.loss, self.scores = float("nan"), []
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: SurvivalTask) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: SurvivalTask) -> None:
         """Reads the loss."""
         self.loss = float(trainer.callback_metrics.get("train/loss_epoch", float("nan")))
 
@@ -153,7 +155,8 @@ def require_finite_risks(data: FoldData, row: np.ndarray, risk: np.ndarray) -> N
     if len(bad):
         raise NonFiniteError(
             f"{data.cohort.name}, fold {data.fold.name}: the risks of {len(bad)} cases are not finite, such "
-            f"as {', '.join(map(str, bad[:SHOWN]))}. Look for embeddings in their bags that are not finite"
+            f"as {', '.join(map(str, bad[:SHOWN]))}. Look at their embeddings and "
+            "genes, or train at a lower learning rate"
         )
 
 
