@@ -1,0 +1,1 @@
+"""Runs systems over cohorts, folds and seeds, scores them, and compares them."""

@@ -1,0 +1,1 @@
+"""Pictures of survival: curves, bars, differences, tables. Drawn without a display."""
