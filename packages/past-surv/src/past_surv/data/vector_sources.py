@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from past_surv.data.bags import slide_name
+from past_surv.data.bags import BagFolder, slide_name
 from past_surv.data.cohort import Cohort
 from past_surv.data.predictions import PredictedSlide, find_predictions, read_predicted
-from past_surv.data.vectors import VectorError, patient_table
+from past_surv.data.vector_files import VectorError, patient_table
 
 if TYPE_CHECKING:
-    from past_core.frozen import FrozenEncoder
     from past_core.frozen_cell import FrozenCellEncoder
 
 logger = logging.getLogger(__name__)
@@ -27,9 +26,10 @@ Progress = Callable[[int, int], None]
 Scale = Literal["log2p1", "log1p", "linear", "zscore"]
 """Of a table's RNA. `zscore` (as in MCAT's tables): deviations from the cohort's mean."""
 
+LEAST = 0.5
+"""What is predicted below half a count is none, as measured counts are whole."""
 CELLS = 2000
 """Most cells of a patient that are encoded: their mean is then known to a fortieth of the cells' spread."""
-MIN_TISSUE = 0.25
 
 
 def expression_vectors(
@@ -38,7 +38,7 @@ def expression_vectors(
     encoder: "FrozenCellEncoder",
     *,
     cells: int | None = CELLS,
-    least: float = 0.5,
+    least: float = LEAST,
     seed: int = 0,
     batch_size: int = 256,
     progress: Progress | None = None,
@@ -92,68 +92,51 @@ def expression_vectors(
             "%d slides trained the probe that predicts them, %s among them: their vectors are better than "
             "new patients' would be", len(trained), trained[0],
         )  # fmt: skip
-    return _table(
-        cohort, vectors, counts, encoder, source="expression", least=least, cells=cells, seed=seed,
-        trained_slides=trained,
-    )  # fmt: skip
+    settings = {"least": least, "cells": cells, "seed": seed, "trained_slides": trained}
+    return _table(cohort, vectors, counts, {"source": "expression", **_made_by(encoder), **settings})
 
 
-def joint_vectors(
-    cohort: Cohort,
-    slides: Mapping[str, Path],
-    encoder: "FrozenEncoder",
-    *,
-    mpp: Mapping[str, float] | None = None,
-    min_tissue: float = MIN_TISSUE,
-    batch_size: int = 64,
-    output: str | Path | None = None,
-    progress: Progress | None = None,
-) -> pd.DataFrame:
-    """Tiles of the slides → image encoder → projection into the joint space → mean over the patient's tiles.
+def joint_vectors(cohort: Cohort, bags: BagFolder, *, progress: Progress | None = None) -> pd.DataFrame:
+    """Image encoder → projection into the space shared with cells → mean over the patient's patches.
 
     Args:
         cohort: the patients.
-        slides: H&E by slide id.
-        encoder: an image encoder with space "joint".
-        mpp: µm per pixel of slides that do not state it, by slide id.
-        min_tissue: least share of tissue in a tile.
-        batch_size: patches at a time.
-        output: where the table will be written: beside it is kept what is done, and an interrupted run goes
-            on from there; `past_core.embed.partial.sweep(output)` removes it.
+        bags: of the slides' patches in the joint space, as `past bags --space joint` makes them.
         progress: called after every patient.
 
     Returns:
-        See `patient_table`; patients without a slide are absent.
+        See `patient_table`; patients without a bag are absent.
 
     Raises:
-        VectorError: an encoder of another space, or no slide is of this cohort.
-        SlideError, EmbedError: see `open_slide` and `embed_patches`.
+        VectorError: bags of another space, or none of this cohort.
+        BagError: see `BagFolder.find`.
     """
-    from past_core.embed.vectors import embed_patches
-    from past_core.slides import open_slide, tile_grid
-
-    if encoder.space != "joint":
-        raise VectorError(f"{encoder.name} is loaded with its {encoder.space}; load it with space='joint'")
-    mine = _by_case(cohort, slides, "slides")
-    given = {slide_name(name): value for name, value in (mpp or {}).items()}
-    vectors, counts = {}, {}
-    for number, (case, paths) in enumerate(mine.items(), start=1):
-        made = []
-        for path in paths:
-            with open_slide(path, mpp=given.get(slide_name(path))) as slide:
-                slide.require_mpp()
-                grid = tile_grid(slide, tile_um=encoder.field_um, min_tissue=min_tissue)
-                names = [f"{row}_{column}" for row, column in grid.index]
-                # A name for each slide: slides of one size in bytes would else be taken for one another.
-                kept = None if output is None else Path(f"{output}.{slide_name(path)}")
-                made.append(
-                    embed_patches(slide, grid.centres, names, encoder, batch_size, lambda done: None, kept)
+    vectors, counts, made = {}, {}, None
+    for number, case in enumerate(map(str, cohort.cases), start=1):
+        found = [bag for bag in map(bags.find, cohort.slides[case]) if bag is not None]
+        for bag in found:
+            if bag.manifest.get("space") != "joint":
+                raise VectorError(
+                    f"{bag.path}: patches of the space {bag.manifest.get('space', 'unknown')!r}; expected "
+                    "those of `past bags --space joint` with a checkpoint of PAST"
                 )
-        values = np.concatenate(made)
-        vectors[case], counts[case] = values.mean(axis=0, dtype=np.float64), len(values)
+            made = bag.manifest
+        if found:
+            total = sum(bag.features().sum(axis=0, dtype=np.float64) for bag in found)
+            counts[case] = sum(bag.patches for bag in found)
+            vectors[case] = total / counts[case]
         if progress is not None:
-            progress(number, len(mine))
-    return _table(cohort, vectors, counts, encoder, source="joint", min_tissue=min_tissue)
+            progress(number, len(cohort))
+    if made is None:
+        first = next((slide for slides in cohort.slides.values() for slide in slides), "no slide")
+        raise VectorError(
+            f"{cohort.name}: none of {len(bags)} bags in {bags.folder} is of its slides; they are named "
+            f"{bags.slides[0]!r}, the cohort's {first!r}"
+        )
+    encoder = {name: made.get(name) for name in ("encoder", "fingerprint", "space", "kind", "patch_um")}
+    return _table(
+        cohort, vectors, counts, {"source": "joint", **encoder, "demo": bool(made.get("demo", False))}
+    )
 
 
 def bulk_vectors(
@@ -204,10 +187,10 @@ def bulk_vectors(
     values = encoder(counts, genes, batch_size=batch_size, source=f"the RNA of {cohort.name}").numpy()
     found = np.isfinite(values).all(axis=1)
     vectors = dict(zip(rna.index[found], values[found], strict=True))
+    settings = {"scale": scale, "genes": len(genes), "symbols_without_id": len(symbols) - len(genes)}
     return _table(
-        cohort, vectors, dict.fromkeys(vectors, 1), encoder, source="bulk", scale=scale, genes=len(genes),
-        symbols_without_id=len(symbols) - len(genes),
-    )  # fmt: skip
+        cohort, vectors, dict.fromkeys(vectors, 1), {"source": "bulk", **_made_by(encoder), **settings}
+    )
 
 
 def _by_case(cohort: Cohort, files: Mapping[str, Path], what: str) -> dict[str, list[Path]]:
@@ -314,29 +297,24 @@ def _counts(
     return made
 
 
+def _made_by(encoder: "FrozenCellEncoder") -> dict[str, object]:
+    return {
+        "encoder": encoder.name,
+        "fingerprint": encoder.fingerprint,
+        "space": encoder.space,
+        "vocabulary": encoder.vocabulary.fingerprint,
+        "demo": encoder.demo,
+    }
+
+
 def _table(
-    cohort: Cohort,
-    vectors: Mapping[str, np.ndarray],
-    counts: Mapping[str, int],
-    encoder: "FrozenCellEncoder | FrozenEncoder",
-    **settings: object,
+    cohort: Cohort, vectors: Mapping[str, np.ndarray], counts: Mapping[str, int], facts: Mapping[str, object]
 ) -> pd.DataFrame:
+    """The table; who is absent is logged and noted."""
     absent = [str(case) for case in cohort.cases if case not in vectors]
     if absent:
         logger.warning(
             "%s: %d of %d patients have no vector: %s",
             cohort.name, len(absent), len(cohort), ", ".join(absent[:8]),
         )  # fmt: skip
-    return patient_table(
-        vectors,
-        counts,
-        {
-            "cohort": cohort.name,
-            "encoder": encoder.name,
-            "fingerprint": encoder.fingerprint,
-            "space": encoder.space,
-            "demo": encoder.demo,
-            "absent": absent,
-            **settings,
-        },
-    )
+    return patient_table(vectors, counts, {"cohort": cohort.name, "absent": absent, **facts})

@@ -1,133 +1,109 @@
-"""One vector a patient by PAST: the extra group of PAST-multi, made from one of three sources.
+"""One vector a patient by PAST, the extra group of PAST-multi: made from a source that is named, and kept.
 
 The paper (Methods, "PAST-multi") adds the patient-pooled embedding of PAST's cell encoder as group N + 1;
 where the cells' expression comes from on a cohort of slides it leaves open, so every table names its source.
 """
 
-import json
-import logging
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
+from past_surv.data.vector_files import (
+    Source,
+    VectorError,
+    VectorNotFoundError,
+    check_source,
+    read_vectors,
+    write_vectors,
+)
+from past_surv.data.vector_sources import (
+    CELLS,
+    LEAST,
+    Scale,
+    bulk_vectors,
+    expression_vectors,
+    joint_vectors,
+)
 
-from past_core.atomic import replacing
-from past_core.errors import PastError
+if TYPE_CHECKING:
+    import pandas as pd
 
-logger = logging.getLogger(__name__)
+    from past_core.frozen import Space
+    from past_surv.data.bags import BagFolder
+    from past_surv.data.cohort import Cohort
 
-Source = Literal["expression", "joint", "bulk"]
-"""`expression`: expression predicted from the slides, through the cell encoder. `joint`: the slides through
-the image encoder, projected into the space shared with cells. `bulk`: the patient's RNA through the cell
-encoder."""
-
-FORMAT = 1
-MANIFEST = "past"
-"""Key of the manifest in the table's `attrs` and, as JSON, in the file's metadata."""
-SUFFIX = ".parquet"
-
-
-class VectorError(PastError, ValueError):
-    """Vectors of patients that cannot be made, written or read."""
-
-
-class VectorNotFoundError(PastError, FileNotFoundError):
-    """There is no table of vectors at that path."""
+__all__ = [
+    "Scale",
+    "Source",
+    "VectorError",
+    "VectorNotFoundError",
+    "bulk_vectors",
+    "expression_vectors",
+    "joint_vectors",
+    "patient_vectors",
+    "read_vectors",
+    "write_vectors",
+]
 
 
-def check_source(source: str) -> None:
-    """Refuses an unknown source."""
-    if source not in get_args(Source):
-        raise VectorError(f"source {source!r}; expected {', '.join(get_args(Source))}")
-
-
-def patient_table(
-    vectors: Mapping[str, np.ndarray], counts: Mapping[str, int], manifest: Mapping[str, Any]
-) -> pd.DataFrame:
-    """Puts vectors together.
+def patient_vectors(
+    source: Source,
+    cohort: "Cohort",
+    *,
+    predictions: str | Path | Mapping[str, Path] | None = None,
+    bags: "str | Path | BagFolder | None" = None,
+    encoder: str | Path = "demo",
+    space: "Space" = "features",
+    scale: Scale = "log2p1",
+    ids: Mapping[str, str] | None = None,
+    cells: int | None = CELLS,
+    least: float = LEAST,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> "pd.DataFrame":
+    """One vector a patient.
 
     Args:
-        vectors: `(D,)` by case id.
-        counts: what each is a mean of: cells, tiles, or 1.
-        manifest: `source`, `encoder`, `fingerprint`, and what else there is to say.
+        source: where they come from, see `vector_files.Source`.
+        cohort: the patients.
+        predictions: for `expression`: what `past predict` wrote, see `find_predictions`.
+        bags: for `joint`: a folder of bags in the joint space, whose encoder is theirs.
+        encoder: for `expression` and `bulk`: a checkpoint of PAST, by path or name.
+        space: of the cell encoder: its features (512 wide in the paper's size), or the joint space.
+        scale: for `bulk`: of the table's RNA.
+        ids: for `bulk`: Ensembl id by symbol; those of the human genes without.
+        cells: for `expression`: most cells of a patient; None takes all.
+        least: for `expression`: predicted counts below are none.
+        seed: of the draw of cells.
+        device: where the encoder runs.
+        progress: called with patients done, and of all.
 
     Returns:
-        `(cases, D)` float32 by `case_id`, columns `v0`, `v1`, …; the manifest in `attrs["past"]`.
+        `(cases, D)` float32 by `case_id`; how it was made, cells pooled and who is absent in `attrs["past"]`.
 
     Raises:
-        VectorError: no vector at all.
+        VectorError: an unknown source, or one whose input is not given, and see the three functions.
+        EncoderError, EncoderNotFoundError, CheckpointError: see `load_cell_encoder`.
     """
-    if not vectors:
-        raise VectorError(f"no patient has a vector from the source {manifest['source']!r}")
-    table = pd.DataFrame(
-        np.stack(list(vectors.values())).astype(np.float32), pd.Index(vectors, name="case_id")
+    check_source(source)
+    if source == "joint":
+        if bags is None:
+            raise VectorError("source 'joint' reads bags of patches in the joint space; give bags")
+        from past_surv.data.bags import BagFolder
+
+        folder = bags if isinstance(bags, BagFolder) else BagFolder(bags)
+        return joint_vectors(cohort, folder, progress=progress)
+    if source == "expression" and predictions is None:
+        raise VectorError("source 'expression' reads what `past predict` wrote; give predictions")
+    from past_core.encoders import load_past, resolve_device
+    from past_core.frozen_cell import FrozenCellEncoder
+
+    target = resolve_device(device)
+    checkpoint = load_past(encoder)
+    frozen = FrozenCellEncoder(Path(encoder).name, checkpoint, space, demo=checkpoint.demo).to(target)
+    if source == "bulk":
+        return bulk_vectors(cohort, frozen, means=checkpoint.gene_means, scale=scale, ids=ids)
+    return expression_vectors(
+        cohort, predictions, frozen, cells=cells, least=least, seed=seed, progress=progress
     )
-    table.columns = [f"v{k}" for k in range(table.shape[1])]
-    table.attrs[MANIFEST] = {
-        "kind": "patient vectors",
-        "format": FORMAT,
-        "software": f"past-surv {version('past-surv')}",
-        "dim": table.shape[1],
-        "pooled": {case: int(counts[case]) for case in vectors},
-        **manifest,
-    }
-    return table
-
-
-def write_vectors(table: pd.DataFrame, path: str | Path) -> Path:
-    """Writes a table of `patient_vectors` as Parquet, whole or not at all; one that is there is replaced.
-
-    Raises:
-        VectorError: another suffix, or a table without a manifest.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(path)
-    if path.suffix != SUFFIX:
-        raise VectorError(f"{path}: vectors are written as {SUFFIX}; give the output that suffix")
-    if MANIFEST not in table.attrs:
-        raise VectorError(f"{path}: the table does not say where it comes from; make it by `patient_vectors`")
-    made = pa.Table.from_pandas(table)
-    meta = {**(made.schema.metadata or {}), MANIFEST.encode(): json.dumps(table.attrs[MANIFEST]).encode()}
-    with replacing(path) as temporary:
-        pq.write_table(made.replace_schema_metadata(meta), temporary)
-    return path
-
-
-def read_vectors(path: str | Path) -> pd.DataFrame:
-    """Reads a table of vectors, and its manifest into `attrs["past"]`.
-
-    Raises:
-        VectorNotFoundError: nothing is there.
-        VectorError: not such a table, damaged, a case twice, or values that are not finite.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path = Path(path)
-    if not path.is_file():
-        raise VectorNotFoundError(
-            f"{path}: no such table of vectors; `past vectors COHORT -o {path}` makes one"
-        )
-    try:
-        found = pq.read_table(path)
-        manifest = json.loads((found.schema.metadata or {})[MANIFEST.encode()])
-        table = found.to_pandas(ignore_metadata=False)
-        kind, form = manifest["kind"], manifest["format"]
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise VectorError(
-            f"{path}: cannot be read as vectors of patients ({error}); make it again with `past vectors`"
-        ) from error
-    if kind != "patient vectors" or form != FORMAT:
-        raise VectorError(f"{path}: {kind} of format {form}; expected patient vectors of format {FORMAT}")
-    if table.index.name != "case_id" or table.index.duplicated().any():
-        raise VectorError(f"{path}: no case_id, or one that comes twice; expected one row a patient")
-    values = table.to_numpy()
-    if values.dtype.kind != "f" or not np.isfinite(values).all():
-        raise VectorError(f"{path}: vectors that are not finite numbers; make it again with `past vectors`")
-    table.attrs = {MANIFEST: manifest}
-    return table
