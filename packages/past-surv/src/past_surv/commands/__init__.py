@@ -4,7 +4,7 @@ import importlib
 
 import typer
 
-VERBS: tuple[str, ...] = ()
+VERBS = ("bags", "survival", "vectors")
 """`past_surv.commands.VERB` holds a function of the same name."""
 
 
