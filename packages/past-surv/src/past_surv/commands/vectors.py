@@ -39,7 +39,8 @@ def vectors(
         SourceChoice,
         typer.Option(
             help="expression: predicted from the slides, through the cell encoder; joint: the slides' "
-            "patches projected into the space shared with cells; bulk: the table's RNA through the cell encoder."
+            "patches projected into the space shared with cells; bulk: the table's RNA through the cell "
+            "encoder."
         ),
     ] = SourceChoice.expression,
     predictions: Annotated[

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from past_core.embed.output import source_key
 from past_core.synthetic.cache import alone_in, cache_folder
 from past_core.synthetic.survival_cohort import SyntheticCohort, default_cohort
+from past_surv.data.bag_making import BagSettings, is_complete, make_bag
 from past_surv.data.bag_writing import write_bag
 from past_surv.data.bags import BagError, BagFolder, BagNotFoundError, read_bag
 from past_surv.data.cohort import Cohort, read_cohort
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 NAME = "synthetic"
-RANDOM, RANDOM_DIM = "random", 96
-"""Name and width of bags of noise: as many patches at the same places, which say nothing."""
-MIN_TISSUE = 0.25
-"""Least share of tissue in a tile."""
+RANDOM, RANDOM_DIM, RANDOM_UM = "random", 96, 56.0
+"""Name, width and tiles of bags of noise: the demo encoder's patches, which say nothing."""
 
 
 class SurvivalData(NamedTuple):
@@ -52,7 +50,7 @@ def default_survival_data(
 
 
 def default_bags(
-    encoder: "str | FrozenEncoder" = "demo",
+    encoder: "str | Path | FrozenEncoder" = "demo",
     *,
     patients: int = 160,
     size_um: float = 256,
@@ -80,61 +78,55 @@ def default_bags(
     """
     made = default_cohort(patients=patients, size_um=size_um, seed=seed, cache=cache)
     network = _encoder(encoder)
-    identity = RANDOM if network is None else network.fingerprint
-    root = cache_folder(cache) / "survival-bags"
     kept = next(iter(made.slides.values())).parent.name  # names the simulator's code and the configuration
-    folder = root / f"{kept}-{identity[:16]}"
-    paths = {slide: folder / f"{slide}.h5" for slide in made.slides}
-    if all(_is_whole(path, identity, made.slides[slide]) for slide, path in paths.items()):
-        return BagFolder(folder)
-    with alone_in(root):
-        missing = [s for s, path in paths.items() if not _is_whole(path, identity, made.slides[s])]
-        logger.info("making bags of %d synthetic slides in %s, once", len(missing), folder)
-        for slide in missing:
-            _make_bag(made.slides[slide], paths[slide], network, batch_size)
+    root = cache_folder(cache) / "survival-bags"
+    folder = root / f"{kept}-{RANDOM if network is None else network.fingerprint[:16]}"
+    paths = {folder / f"{slide}.h5": path for slide, path in made.slides.items()}
+
+    def missing() -> list[Path]:
+        return [bag for bag, slide in paths.items() if not _is_whole(bag, slide, network)]
+
+    if missing():
+        with alone_in(root):
+            wanted = missing()
+            logger.info("making bags of %d synthetic slides in %s, once", len(wanted), folder)
+            for bag in wanted:
+                if network is None:
+                    _random_bag(paths[bag], bag)
+                else:
+                    make_bag(paths[bag], network, bag, BagSettings(batch_size=batch_size))
     return BagFolder(folder)
 
 
-def _encoder(encoder: "str | FrozenEncoder") -> "FrozenEncoder | None":
-    if isinstance(encoder, str | Path):
-        if str(encoder) == RANDOM:
-            return None
-        from past_core.encoders import load_image_encoder
+def _encoder(encoder: "str | Path | FrozenEncoder") -> "FrozenEncoder | None":
+    if not isinstance(encoder, str | Path):
+        return encoder
+    if str(encoder) == RANDOM:
+        return None
+    from past_core.encoders import load_image_encoder
 
-        return load_image_encoder(encoder)
-    return encoder
+    return load_image_encoder(encoder)
 
 
-def _make_bag(slide: Path, path: Path, encoder: "FrozenEncoder | None", batch_size: int) -> None:
-    from past_core.embed.vectors import embed_patches
+def _random_bag(slide: Path, path: Path) -> None:
     from past_core.slides import open_slide, tile_grid
 
     with open_slide(slide) as opened:
-        spacing = 56.0 if encoder is None else encoder.field_um
-        grid = tile_grid(opened, tile_um=spacing, min_tissue=MIN_TISSUE)
-        names = [f"{row}_{column}" for row, column in grid.index]
-        manifest = {"kind": "grid", "patch_um": spacing, "slide": opened.name, "source": source_key(slide)}
-        if encoder is None:
-            seed = int.from_bytes(hashlib.sha256(opened.name.encode()).digest()[:8], "little")
-            features = np.random.default_rng(seed).standard_normal((len(names), RANDOM_DIM))
-            manifest |= {"encoder": RANDOM, "fingerprint": RANDOM}
-        else:
-            features = embed_patches(
-                opened, grid.centres, names, encoder, batch_size, lambda done: None, None
-            )
-            manifest |= {
-                "encoder": encoder.name,
-                "fingerprint": encoder.fingerprint,
-                "space": encoder.space,
-                "mpp": encoder.mpp,
-            }
-    write_bag(path, features, grid.centres, manifest)
+        grid = tile_grid(opened, tile_um=RANDOM_UM, min_tissue=BagSettings().min_tissue)
+        seed = int.from_bytes(hashlib.sha256(opened.name.encode()).digest()[:8], "little")
+    features = np.random.default_rng(seed).standard_normal((len(grid.centres), RANDOM_DIM))
+    write_bag(
+        path,
+        features,
+        grid.centres,
+        {"encoder": RANDOM, "fingerprint": RANDOM, "kind": "grid", "patch_um": RANDOM_UM},
+    )
 
 
-def _is_whole(path: Path, fingerprint: str, slide: Path) -> bool:
-    """It is there, can be opened, and was made by this encoder from this slide."""
+def _is_whole(path: Path, slide: Path, encoder: "FrozenEncoder | None") -> bool:
     try:
-        manifest = read_bag(path).manifest
+        if encoder is None:
+            return read_bag(path).encoder == RANDOM
+        return is_complete(path, slide, encoder, BagSettings())
     except (BagError, BagNotFoundError):
         return False
-    return manifest.get("fingerprint") == fingerprint and manifest.get("source") == source_key(slide)

@@ -15,7 +15,7 @@ SITES = 12
 SECOND_SLIDE = 10
 """Every so many-th patient has a second slide."""
 
-LATENT_SPREAD = (3.0, 2.5)
+LATENT_SPREAD = (3.5, 2.5)
 """Standard deviations of proliferation and immunity: wider than a pretraining patient's, which is 1, so that
 what they do to nuclei and lymphocytes stands out from a small section's own variation."""
 

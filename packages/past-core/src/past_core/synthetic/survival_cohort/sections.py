@@ -26,6 +26,9 @@ MPP = 0.5
 
 TILE, QUALITY = 256, 92
 
+SITE_STAINING = 0.5
+"""How far sites differ in staining, relative to the simulator's patients."""
+
 LYMPHOCYTES = ("t_cell", "b_cell", "plasma")
 
 
@@ -38,17 +41,20 @@ def section_config(person: Person, slide: str, *, size_um: float) -> TissueConfi
 
 def section_patient(person: Person, config: TissueConfig) -> Patient:
     """The patient's latents, with the staining of the site and a slide's own small departure from it."""
-    own = draw_patient(dataclasses.replace(config, patient=person.case))
-    site = draw_patient(dataclasses.replace(config, patient=f"site {person.site}"))
-    strength = np.exp(np.clip(generator(config, "slide staining").normal(0, 0.06, 2), -0.15, 0.15))
+    own, site, usual = (
+        draw_patient(dataclasses.replace(config, patient=name))
+        for name in (person.case, f"site {person.site}", "usual staining")
+    )
+    strength = np.exp(np.clip(generator(config, "slide staining").normal(0, 0.05, 2), -0.12, 0.12))
+    stains = usual.stains + SITE_STAINING * (site.stains - usual.stains)
     return Patient(
         proliferation=person.proliferation,
         immunity=person.immunity,
         positive=own.positive,
-        haematoxylin=float(site.haematoxylin * strength[0]),
-        eosin=float(site.eosin * strength[1]),
-        stains=site.stains,
-        white=site.white,
+        haematoxylin=float(site.haematoxylin**SITE_STAINING * strength[0]),
+        eosin=float(site.eosin**SITE_STAINING * strength[1]),
+        stains=stains / np.linalg.norm(stains, axis=1, keepdims=True),
+        white=usual.white + SITE_STAINING * (site.white - usual.white),
     )
 
 
