@@ -4,7 +4,7 @@ import importlib
 
 import typer
 
-VERBS = ("bags", "survival", "vectors")
+VERBS = ("bags", "gdc", "survival", "vectors")
 """`past_surv.commands.VERB` holds a function of the same name."""
 
 
