@@ -173,11 +173,16 @@ class SurvivalTask(pl.LightningModule):
     # --- training -------------------------------------------------------------------------------------------
 
     def on_fit_start(self) -> None:
-        """Refuses a choice by the scored fold.
+        """Refuses a choice by the scored fold, and several processes.
 
         Raises:
             SurvivalTaskError: so it is.
         """
+        if self.trainer.world_size > 1:
+            raise SurvivalTaskError(
+                f"{self.trainer.world_size} processes; a step counts the patients of one, so set trainer.devices "
+                "to 1 and train folds side by side with `past survival --jobs`"
+            )
         for callback in self.trainer.callbacks:
             monitored = getattr(callback, "monitor", None)
             if isinstance(callback, ModelCheckpoint | EarlyStopping) and str(monitored).startswith("val"):
