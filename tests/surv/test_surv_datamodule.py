@@ -12,8 +12,9 @@ from made_surv_training import DIM, GROUPS, cohort_table, read_made, write_bags
 from past_surv.data.bags import BagNotFoundError
 from past_surv.data.batches import SurvivalBatch
 from past_surv.data.cohort import CohortNotFoundError
-from past_surv.data.datamodule import SurvivalDataModule, SurvivalRecipeError, read_vectors
+from past_surv.data.datamodule import SurvivalDataModule, SurvivalRecipeError
 from past_surv.data.fold_data import FoldDataError
+from past_surv.data.vector_files import VectorError, VectorNotFoundError, patient_table, write_vectors
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "splits").mkdir()
     halves = {"train": pd.Series(cohort.cases[:40]), "val": pd.Series(cohort.cases[40:])}
     pd.DataFrame(halves).to_csv(folder / "splits" / "splits_0.csv")
-    vectors = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 5)), cohort.cases).add_prefix("v")
-    vectors.assign(source="bulk").reset_index().to_parquet(folder / "vectors.parquet")
+    values = np.random.default_rng(0).normal(size=(60, 5))
+    vectors = dict(zip(cohort.cases, values, strict=True))
+    made = patient_table(vectors, dict.fromkeys(vectors, 1), {"source": "bulk"})
+    write_vectors(made, folder / "vectors.parquet")
     return folder
 
 
@@ -53,6 +56,7 @@ def rows(loader: object) -> list[list[int]]:
 def test_a_fold_of_files(made: Path) -> None:
     data = module(made, multi=str(made / "vectors.parquet"), batch_size=4, sampler="plain")
     assert (data.data.group_sizes, data.data.patch_dim) == ((3, 2, 5), DIM)
+    assert data.data.vectors.attrs["past"]["source"] == "bulk"
     train, scored = list(data.train_dataloader()), list(data.val_dataloader())
     assert len(train) == 10
     assert sorted(row for batch in train for row in batch.row.tolist()) == list(range(40))
@@ -136,7 +140,7 @@ def test_epochs_differ_and_are_the_same_after_a_restart(made: Path, tmp_path: Pa
         ({"batch_size": 0}, SurvivalRecipeError, r"data\.batch_size is 0"),
         ({"max_patches": 0}, SurvivalRecipeError, r"data\.max_patches is 0"),
         ({"kinds": ("_protein",)}, SurvivalRecipeError, r"data\.kinds \['_protein'\]"),
-        ({"multi": "none.parquet"}, SurvivalRecipeError, "no such file of vectors"),
+        ({"multi": "none.parquet"}, VectorNotFoundError, "no such table of vectors"),
         ({"encoder": "uni", "bags": "wrong"}, BagNotFoundError, "no such folder"),
     ],
 )
@@ -154,11 +158,8 @@ def test_more_settings_that_are_refused(made: Path, tmp_path: Path) -> None:
         with pytest.raises(SurvivalRecipeError, match=f"data.{name} is for a table"):
             SurvivalDataModule(**{name: "x"})
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(SurvivalRecipeError, match="not a parquet file"):
-        read_vectors(tmp_path / "x.parquet")
-    pd.DataFrame({"v0": [1.0]}).to_parquet(tmp_path / "y.parquet")
-    with pytest.raises(SurvivalRecipeError, match="no column case_id; it has v0"):
-        read_vectors(tmp_path / "y.parquet")
+    with pytest.raises(VectorError, match="cannot be read as vectors"):
+        module(made, multi=str(tmp_path / "x.parquet"))
     table = cohort_table()
     few = write_bags(tmp_path / "few", table.iloc[:50])
     with pytest.raises(FoldDataError, match=r"10 slides are missing and data\.require_slides is set: C050"):

@@ -1,11 +1,8 @@
 """The data of one fold as a Lightning DataModule."""
 
 import logging
-from pathlib import Path
 
 import lightning.pytorch as pl
-import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
@@ -18,6 +15,7 @@ from past_surv.data.fold_data import FoldData
 from past_surv.data.groups import read_groups
 from past_surv.data.patients import PatientSampler, Sampling
 from past_surv.data.splits import Fold, read_folds, site_folds
+from past_surv.data.vector_files import read_vectors
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +69,8 @@ class SurvivalDataModule(pl.LightningDataModule):
 
     Raises:
         SurvivalRecipeError: settings that contradict each other, or no such fold.
-        CohortError, SurvivalSplitError, BagError, FoldDataError, LearnedError: see what they read.
+        CohortError, SurvivalSplitError, BagError, VectorError, FoldDataError, LearnedError: see what
+            they read.
     """
 
     data: FoldData
@@ -216,26 +215,3 @@ class SurvivalDataModule(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def read_vectors(path: str | Path) -> pd.DataFrame:
-    """Vectors of patients by case id, as `past vectors` writes them: the columns that are numbers.
-
-    Raises:
-        SurvivalRecipeError: no such file, not parquet, or no `case_id`.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise SurvivalRecipeError(f"{path}: no such file of vectors; `past vectors` makes one")
-    try:
-        table = pd.read_parquet(path)
-    except (ValueError, OSError) as error:
-        raise SurvivalRecipeError(f"{path}: not a parquet file of vectors ({error})") from error
-    if "case_id" in table:
-        table = table.set_index("case_id")
-    elif table.index.name != "case_id":
-        raise SurvivalRecipeError(
-            f"{path}: no column case_id; it has {', '.join(map(str, table.columns[:5]))}"
-        )
-    table.index = table.index.astype(str)
-    return table.select_dtypes(np.number)

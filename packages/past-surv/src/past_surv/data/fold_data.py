@@ -252,6 +252,7 @@ def _checked_vectors(cohort: Cohort, fold: Fold, vectors: pd.DataFrame) -> pd.Da
             f"the vector of case {own.index[row]} is NaN or infinite in column {own.columns[column]}; a case "
             "without a vector is left out of the table"
         )
+    own.attrs = vectors.attrs  # how they were made
     if not own.index.isin(cohort.cases[fold.train]).any():
         raise FoldDataError(
             f"{cohort.name}, fold {fold.name}: none of the {len(vectors)} vectors is of a training case; "
