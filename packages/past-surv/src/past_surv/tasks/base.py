@@ -180,8 +180,8 @@ class SurvivalTask(pl.LightningModule):
         """
         if self.trainer.world_size > 1:
             raise SurvivalTaskError(
-                f"{self.trainer.world_size} processes; a step counts the patients of one, so set trainer.devices "
-                "to 1 and train folds side by side with `past survival --jobs`"
+                f"{self.trainer.world_size} processes; a step counts the patients of one, so set "
+                "trainer.devices to 1 and train folds side by side with `past survival --jobs`"
             )
         for callback in self.trainer.callbacks:
             monitored = getattr(callback, "monitor", None)
