@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
 import anndata as ad
@@ -227,6 +228,14 @@ def test_bags_that_cannot_be_used(tmp_path: Path) -> None:
         file["features"], file["coords"] = values(), corners(36)
     with pytest.raises(BagError, match=r"coords of shape \(36, 2\) for 37 patches"):
         read_bag(tmp_path / "e.h5").coords()
+    with h5py.File(tmp_path / "g.h5", "w") as file:
+        file.create_dataset("features", (10**8, 10**6), "f4", chunks=(1, 100))  # of which nothing is written
+    with pytest.raises(BagError, match=r"shape \(100000000, 1000000\), more than 32 GiB"):
+        read_bag(tmp_path / "g.h5")
+    with h5py.File(tmp_path / "h.h5", "w") as file:
+        file["features"] = np.array([[b"a", b"b"]])
+    with pytest.raises(BagError, match="expected numbers"):
+        read_bag(tmp_path / "h.h5")
     bag = read_bag(written(tmp_path, "f", values()))
     for row in (-1, 37):
         with pytest.raises(BagError, match=f"row {row} of a bag of 37"):
@@ -323,8 +332,23 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
         BagFolder(tmp_path)
 
 
+def test_an_interrupted_writer_leaves_what_was_there(tmp_path: Path) -> None:
+    path = written(tmp_path, "a", values())
+
+    def blocks() -> Iterator[np.ndarray]:
+        yield values(20, seed=1)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_bag(path, blocks(), corners(), MANIFEST)
+    assert list(tmp_path.iterdir()) == [path]
+    np.testing.assert_array_equal(read_bag(path).features(), values())
+
+
 def test_the_manifest_is_plain_json(tmp_path: Path) -> None:
-    path = written(tmp_path, "a", values(), patch_um=np.float64(3.5), source=tmp_path)
+    path = written(tmp_path, "a", values(), patch_um=np.float64(3.5), source=tmp_path, kind="other")
+    assert read_bag(path).kind is None
+    assert BagFolder(tmp_path).describe().endswith("by demo, at 0.5 µm per pixel")
     with h5py.File(path) as file:
         assert json.loads(file.attrs["past"])["patch_um"] == 3.5
         assert file["features"].chunks is None

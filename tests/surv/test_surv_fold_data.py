@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from past_surv.data.bag_writing import write_bag
 from past_surv.data.bags import BagFolder
 from past_surv.data.batches import BatchError, SurvivalBatch, collate
-from past_surv.data.cohort import Cohort
+from past_surv.data.cohort import Cohort, read_cohort
 from past_surv.data.fold_data import VECTORS, FoldData, FoldDataError
+from past_surv.data.groups import read_groups
 from past_surv.data.patients import Draw, PatientError, PatientSampler
-from past_surv.data.splits import Fold
+from past_surv.data.splits import Fold, read_folds
 from past_surv.models.mcat import MCAT
 
 GROUPS = {"first": ["G0", "G1"], "second": ["G2"], "third": ["G1", "G3", "X"]}
@@ -160,6 +161,29 @@ def test_missing_parts_are_masked_and_listed(tmp_path: Path, cohort: Cohort) -> 
         assert patients[row].patches.tolist() == [[0, 0, 0, 0]]
     with pytest.raises(PatientError, match="C31 has neither a slide nor a group"):
         data.patients(FOLD.test)
+
+
+def test_a_slide_under_two_names_is_one_and_of_one_case(cohort: Cohort, bags: BagFolder) -> None:
+    twice = replace(cohort, slides={**cohort.slides, "C09": ("C09-DX0.svs", "C09-DX0")})
+    assert len(FoldData.of(twice, FOLD, None, bags=bags).patient_bags[9]) == 1
+    shared = replace(cohort, slides={**cohort.slides, "C33": ("C09-DX0.tif",)})
+    with pytest.raises(FoldDataError, match=r"C09-DX0\.h5 is of slides of two cases, C09 and C33"):
+        FoldData.of(shared, FOLD, None, bags=bags)
+
+
+def test_the_real_tables(shared_data: Path) -> None:
+    folder = shared_data / "tcga"
+    cohort = read_cohort(folder / "tcga_skcm_all_clean.csv.zip")
+    fold = read_folds(folder / "splits" / "tcga_skcm", cohort)[0]
+    data = FoldData.of(cohort, fold, read_groups(folder / "signatures.csv"), require_omics=True)
+    assert data.group_sizes == (87, 335, 544, 453, 171, 448)
+    batch = collate(list(data.patients(data.test_rows)))
+    assert [tuple(values.shape) for values in batch.omics] == [(len(fold.test), g) for g in data.group_sizes]
+    assert all(torch.isfinite(values).all() for values in batch.omics)
+    died = fold.train[cohort.event[fold.train]]
+    counts = np.bincount(data.intervals.of_times(cohort.time[died]), minlength=4)
+    assert counts.max() - counts.min() <= 1
+    assert data.absent == []
 
 
 def test_missing_parts_are_fatal_where_asked(tmp_path: Path, cohort: Cohort) -> None:

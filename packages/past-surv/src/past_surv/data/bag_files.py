@@ -2,6 +2,7 @@
 
 import json
 import logging
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ MANIFEST = "past"
 """Attribute of a bag that `write_bag` wrote: its manifest as JSON."""
 READ_ROWS = 4096
 """Rows read at a time where a file is not mapped into memory."""
+MAX_BYTES = 32 * 2**30
+"""Largest features that are read: a damaged or hostile header must not ask for all memory."""
 
 
 class BagError(PastError, ValueError):
@@ -73,6 +76,13 @@ class Content:
             raise BagError(f"{path}: features of shape {shape}; expected (M, D) or (1, M, D)")
         if 0 in shape:
             raise BagError(f"{path}: features of shape {shape}; a bag has at least one patch")
+        kind = np.dtype(features.dtype)
+        if kind.kind not in "fiu":
+            raise BagError(f"{path}: features of type {kind}; expected numbers")
+        if shape[0] * shape[1] * kind.itemsize > MAX_BYTES:
+            raise BagError(
+                f"{path}: features of shape {shape}, more than {MAX_BYTES // 2**30} GiB; is the file damaged?"
+            )
         self.path, self._features, self._coords = path, features, coords
         self.facts = BagFacts(patches=int(shape[0]), dim=int(shape[1]), **facts)
 
@@ -165,7 +175,9 @@ def _tensor(path: Path) -> Iterator[Content]:
     # Files of torch before 1.6 are no archives, and cannot be mapped.
     mapped = zipfile.is_zipfile(path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        # What torch warns of is said below, where it matters.
+        with warnings.catch_warnings(action="ignore"):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # damaged, or a pickle of more than tensors, which is never run
         raise BagError(
             f"{path}: cannot be read as a tensor ({str(error).splitlines()[0]}); expected what "

@@ -152,7 +152,7 @@ def read_bag(path: str | Path) -> Bag:
         encoder=_text(said.get("encoder")),
         mpp=_number(said.get("mpp")),
         patch_um=_number(said.get("patch_um")),
-        kind=said.get("kind"),
+        kind=said.get("kind") if said.get("kind") in ("grid", "cells") else None,
         manifest=dict(said),
     )
 

@@ -266,12 +266,20 @@ def _find_bags(
 ) -> tuple[tuple[tuple[Bag, ...], ...], list[tuple[str, str]]]:
     """The bags of each row, and what is absent."""
     found: list[tuple[Bag, ...]] = [()] * len(cohort)
-    absent = []
+    absent, owners = [], {}
     for row in rows if bags is not None else ():
         case = str(cohort.cases[row])
         slides = cohort.slides.get(case, ())
         own = {slide: bags.find(slide) for slide in dict.fromkeys(slides)}
-        found[row] = tuple(bag for bag in own.values() if bag is not None)
+        # Two names of one slide, with and without its ending, are one bag.
+        found[row] = tuple({bag.path: bag for bag in own.values() if bag is not None}.values())
+        for bag in found[row]:
+            other = owners.setdefault(bag.path, case)
+            if other != case:
+                raise FoldDataError(
+                    f"{cohort.name}: {bag.path} is of slides of two cases, {other} and {case}; slides of one "
+                    "name need bags of their own"
+                )
         if not slides:
             absent.append((case, "no slide in the table"))
         absent += [(case, f"no bag of slide {slide}") for slide, bag in own.items() if bag is None]
