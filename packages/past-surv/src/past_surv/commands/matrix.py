@@ -41,6 +41,7 @@ def matrix_of(
         MatrixError: no cohort, or an argument that is not written as NAME=VALUE.
         PastError: files that are not there, unknown systems.
     """
+    from past_surv.evaluation.building import needs_of
     from past_surv.evaluation.plan import Matrix
     from past_surv.evaluation.sources import cohort_source
     from past_surv.systems.registry import SYSTEMS, entry
@@ -59,10 +60,13 @@ def matrix_of(
             raise MatrixError(f"two encoders are called {name!r}; name one otherwise")
         folders[name] = Path(folder).resolve()
     if systems is None:
+        needs = {name: needs_of(name) for name in SYSTEMS}
         names = [
             name
-            for name, known in SYSTEMS.items()
-            if ("bags" not in known.needs or folders) and ("vectors" not in known.needs or vectors)
+            for name, need in needs.items()
+            if (folders or not need.bags)
+            and (vectors or "vectors" not in need.files)
+            and (groups or not need.grouped)
         ]
     else:
         names = [part.strip() for part in systems.split(",") if part.strip()]

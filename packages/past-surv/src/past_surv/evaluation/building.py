@@ -5,7 +5,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from past_core.errors import PastError
 from past_surv.data.cohort import Cohort
 from past_surv.data.groups import read_groups
 from past_surv.systems.base import SurvivalSystem
@@ -19,10 +18,6 @@ CLINICAL = ("age", "is_female")
 """Columns of the clinical floor."""
 
 
-class VectorsError(PastError, ValueError):
-    """A table of vectors that cannot be used."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class SystemNeeds:
     """What a system reads.
@@ -32,12 +27,14 @@ class SystemNeeds:
         omics: genes of the cohort.
         bags: patches of the slides, of an encoder.
         files: names of files it is made of, besides bags.
+        grouped: whether it reads genes as named groups, and nothing without them.
     """
 
     clinical: bool
     omics: bool
     bags: bool
     files: tuple[str, ...]
+    grouped: bool
 
     @property
     def seeded(self) -> bool:
@@ -65,7 +62,11 @@ def needs_of(name: str) -> SystemNeeds:
     needs = entry(name).needs
     files = tuple(what for what, of in (("groups", "omics"), ("vectors", "vectors")) if of in needs)
     return SystemNeeds(
-        clinical="clinical" in needs, omics="omics" in needs, bags="bags" in needs, files=files
+        clinical="clinical" in needs,
+        omics="omics" in needs,
+        bags="bags" in needs,
+        files=files,
+        grouped={"omics", "bags"} <= set(needs) and "vectors" not in needs,
     )
 
 
@@ -73,7 +74,7 @@ def build(cell: "Cell") -> SurvivalSystem:
     """The cell's system, from its files.
 
     Raises:
-        UnknownSystemError, CohortError, BagError, VectorsError: see there.
+        UnknownSystemError, CohortError, BagError, VectorError: see there.
     """
     from past_surv.systems.registry import make_system
 
@@ -85,36 +86,13 @@ def build(cell: "Cell") -> SurvivalSystem:
 
         given["bags"] = BagFolder(cell.inputs["bags"])
     if "vectors" in cell.inputs:
-        given["vectors"] = read_vectors(cell.inputs["vectors"], cell.digests["vectors"])
+        given["vectors"] = _vectors(cell.inputs["vectors"], cell.digests["vectors"])
     return make_system(cell.system, **given)
 
 
 @lru_cache(maxsize=2)
-def read_vectors(path: Path, digest: str) -> "pd.DataFrame":
-    """One vector a patient, by case id, from the Parquet file of `past vectors`, or a CSV with case_id.
+def _vectors(path: Path, digest: str) -> "pd.DataFrame":
+    """Vectors of a file, kept in memory by its content."""
+    from past_surv.data.vector_files import read_vectors
 
-    Args:
-        path: of the file.
-        digest: of its content, by which it is kept in memory.
-
-    Raises:
-        VectorsError: not such a table, no case ids, a case twice, or columns that are no numbers.
-    """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype={"case_id": str}) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (ValueError, OSError, ImportError) as error:
-        raise VectorsError(f"{path}: not a readable table of vectors ({error})") from error
-    if "case_id" in table:
-        table = table.set_index("case_id")
-    if table.index.name != "case_id":
-        raise VectorsError(f"{path}: no case_id; expected one row a patient, as `past vectors` writes")
-    table.index = table.index.astype(str)
-    twice = table.index[table.index.duplicated()]
-    if len(twice):
-        raise VectorsError(f"{path}: case {twice[0]} comes twice; expected one vector a patient")
-    words = table.columns[[not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes]]
-    if len(words) or not table.shape[1]:
-        raise VectorsError(f"{path}: {f'column {words[0]} is' if len(words) else 'there are'} no numbers")
-    return table
+    return read_vectors(path)

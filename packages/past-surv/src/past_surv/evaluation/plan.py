@@ -128,6 +128,10 @@ def _check_inputs(name: str, need: SystemNeeds, matrix: Matrix) -> None:
         raise SourceError(f"{name} reads slides; give --encoders NAME=FOLDER with bags from `past bags`")
     if "vectors" in need.files and matrix.vectors is None:
         raise SourceError(f"{name} reads a vector a patient; give --vectors FILE from `past vectors`")
+    if need.grouped and matrix.groups is None:
+        raise SourceError(
+            f"{name} reads named groups of genes; give --groups FILE, a column of symbols a group"
+        )
 
 
 def _digests(matrix: Matrix) -> dict[str, str]:

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[Cell, int, int], None]
 """Called when a cell is done, with how many are done of how many that were to be computed."""
+CHANGED = "the software changed since the run began; run it again"
 DIED = "its process ended without a word, perhaps for want of memory; try fewer --jobs"
 
 
@@ -62,7 +63,7 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, jobs: int = 1, progress: P
     finished: list[Cell] = []
     if jobs <= 1 or len(missing) <= 1:
         for cell in missing:
-            done(cell, attempt(cell, folder))
+            done(cell, attempt(cell, folder, cell.key()))
     else:
         _in_processes(missing, folder, min(jobs, len(missing)), done)
     results, failures = [], []
@@ -80,8 +81,16 @@ def run_cells(cells: Sequence[Cell], folder: Path, *, jobs: int = 1, progress: P
     )
 
 
-def attempt(cell: Cell, folder: Path) -> str | None:
-    """Computes a cell; why it failed, or None."""
+def attempt(cell: Cell, folder: Path, key: str) -> str | None:
+    """Computes a cell; why it failed, or None.
+
+    Args:
+        cell: what to compute.
+        folder: of results.
+        key: the cell's, as the run began.
+    """
+    if cell.key() != key:
+        return CHANGED
     try:
         compute(cell, folder)
     except PastError as error:
@@ -105,7 +114,7 @@ def _in_processes(
                 while queue or running:
                     while queue and len(running) < jobs:
                         cell = queue.pop()
-                        running[pool.submit(attempt, cell, folder)] = cell
+                        running[pool.submit(attempt, cell, folder, cell.key())] = cell
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         reason = future.result()
                         done(running.pop(future), reason)
@@ -117,7 +126,7 @@ def _in_processes(
             continue
         with _pool(1) as pool:
             try:
-                reason = pool.submit(attempt, cell, folder).result()
+                reason = pool.submit(attempt, cell, folder, cell.key()).result()
             except BrokenProcessPool:
                 reason = DIED
         done(cell, reason)

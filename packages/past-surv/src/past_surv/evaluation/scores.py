@@ -15,6 +15,8 @@ from past_surv.metrics.horizon import score_times
 
 TAU_QUANTILE = 0.8
 """tau is this quantile of the training patients' times of death."""
+BRIER_QUANTILE = 0.75
+"""The Brier score is integrated up to this quantile, the last edge of four intervals of time."""
 POOLED = "pooled"
 """Name of the fold that holds all."""
 METRICS = {
@@ -24,7 +26,7 @@ METRICS = {
     "ipcw1": "C with weights G^-1 as the PAST paper prints it, no tau",
     "ipcw1_tau": "C with weights G^-1 as the PAST paper prints it, up to tau",
     "auc": "time-dependent AUC, mean over 15 moments",
-    "ibs": "Brier score, integrated over the same moments",
+    "ibs": "Brier score, integrated over those of the moments before the 75th percentile of training deaths",
 }
 """Scores by name; of all but the last, higher is better."""
 VARIANTS = {"uno": (2.0, False), "uno_tau": (2.0, True), "ipcw1": (1.0, False), "ipcw1_tau": (1.0, True)}
@@ -41,7 +43,7 @@ COLUMNS = {
     "events": "deaths among them",
     "unpredicted": "scored patients of the fold of whom the system could say nothing, left out",
     "pairs": "comparable pairs, of concordances",
-    "tau": "deaths at or after it are left out, in the cohort's unit",
+    "tau": "deaths at or after it are left out (Brier score: moments), in the cohort's unit",
     "exponent": "p of the weights G^-p",
     "censoring": "whose censoring gave the weights",
     "largest_weight": "of any one death, before it is divided by the sum",
@@ -147,10 +149,20 @@ def score_fold(
     if survival is None or edges is None:
         rows.append(row | {"problem": "the system gives risks and no survival curves"})
         return rows
-    times = score_times(event, time, train_time=train_time, before=float(np.asarray(edges)[-2]))
+    # The same moments for all systems: those of discrete time end where their last interval begins.
+    horizon = min(tau_of(train_event, train_time, quantile=BRIER_QUANTILE), float(np.asarray(edges)[-2]))
+    times = score_times(event, time, train_time=train_time, before=horizon)
     curves = survival_at(np.asarray(survival)[known], edges, times)
     brier = integrated_brier(event, time, curves, times, **weights)
-    rows.append(row | {"value": brier.value, "reference": brier.reference, "problem": brier.problem})
+    rows.append(
+        row
+        | {
+            "value": brier.value,
+            "reference": brier.reference,
+            "tau": horizon,
+            "problem": brier.problem,
+        }
+    )
     return rows
 
 
