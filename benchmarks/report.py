@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -60,6 +61,13 @@ class Report:
         console.print(table)
         console.print(f"goal: {self.goal}", highlight=False)
         console.print(f"{self.name}: {self.figure} ({'met' if self.passed else 'MISSED'})", highlight=False)
+
+
+def device_slug() -> str:
+    """What a GPU's results have behind their name; empty on a CPU."""
+    import torch
+
+    return "-" + re.sub(r"\W+", "-", torch.cuda.get_device_name()) if torch.cuda.is_available() else ""
 
 
 def machine() -> dict[str, Any]:

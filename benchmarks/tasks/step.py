@@ -12,7 +12,6 @@
 On a GPU the results are written under its name. `past plan` reads them.
 """
 
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.report import Report, machine
+from benchmarks.report import Report, device_slug, machine
 from past_core.augment import Augmentation, augment
 from past_core.losses import contrastive_loss
 from past_core.models.cell_encoder import CellEncoder, CellEncoderConfig
@@ -104,15 +103,13 @@ def run(profile: str, data: Path | None = None) -> Report:
     error = flop_error()
     ratio = padding["padded"] / padding["ours"]
     goal = GOAL if profile == "full" else GOAL / 2
-    name = machine()["device"]
-    slug = "" if device.type == "cpu" else "-" + re.sub(r"\W+", "-", name)
     best = max(steps, key=lambda step: step["cells_per_second"])
     figure = f"{ratio:.1f} x padding to {padding['width']} tokens; {best['cells_per_second']:,.1f} cells/s"
     figure += (
         f", MFU {best['mfu']:.1%}" if best["mfu"] else f", {best['flops_per_second'] / 1e9:,.0f} GFLOP/s"
     )
     return Report(
-        name=f"step{slug}",
+        name=f"step{device_slug()}",
         profile=profile,
         columns=["way", "ms", "cells/s", "ratio", "TFLOP/s", "MFU", "GiB", "planned GiB"],
         rows=[*_padding_rows(padding), *_step_rows(steps)],
@@ -123,7 +120,7 @@ def run(profile: str, data: Path | None = None) -> Report:
         ),
         figure=f"{figure}; FLOP off by {error:.0e}",
         passed=bool(ratio >= goal and padding["difference"] < 1e-4 and error <= FLOP_ERROR),
-        details={"padding": padding, "steps": steps, "flop_error": error, "device": name},
+        details={"padding": padding, "steps": steps, "flop_error": error, "device": machine()["device"]},
     )
 
 

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks import quantification, stitching
-from benchmarks.report import Report
+from benchmarks.report import Report, device_slug
 from past_core.encoders import load_image_encoder
 from past_core.synthetic.pairs import large_slide
 from past_vihc.files import load_generator
@@ -76,7 +76,7 @@ def run(profile: str, data: Path | None = None) -> Report:
         and flat <= GOALS["flat"] / share
     )
     return Report(
-        name="vihc-speed",
+        name=f"vihc-speed{device_slug()}",
         profile=profile,
         columns=["what", "PAST", "beside", "ratio, memory"],
         rows=rows,

@@ -99,6 +99,7 @@ def test_chunks_change_no_output_and_no_gradient(seed, lengths, most):
 
 def test_lengths_come_from_the_host_or_not_at_all(monkeypatch):
     monkeypatch.setattr(planning, "CHUNK_COST", 0)
+    monkeypatch.setattr(planning, "ACCELERATOR_CHUNK_COST", 0)
     model = encoder()
     seen = []
     model.layers[0].register_forward_hook(
@@ -172,3 +173,12 @@ def test_image_attention_is_fused(training):
             output.square().sum().backward()
     assert seen.names.count("_scaled_dot_product_flash_attention_for_cpu") == 2
     assert not [shape for shape in seen.shapes if shape[-2:] == (17, 17)]
+
+
+def test_an_accelerator_gets_fewer_groups() -> None:
+    lengths = 3 + np.random.default_rng(0).gamma(4.0, 15.0, 512).round().clip(1, 300).astype(np.int64)
+    here, there = plan_chunks(lengths), plan_chunks(lengths, accelerator=True)
+    assert 1 <= len(there.chunks) < len(here.chunks)
+    # A further group is made where it saves more than it costs.
+    assert there.tokens + planning.ACCELERATOR_CHUNK_COST * (len(there.chunks) - 1) <= 512 * lengths.max()
+    assert len(plan_chunks(np.repeat(lengths, 64), accelerator=True).chunks) > len(there.chunks)

@@ -142,8 +142,11 @@ class FrozenCellEncoder:
                 missing=config.missing_means,
             )
             tokens = trim_padding(tokens, lengths)
-            vectors = self._encode(tokens, centres, near, neighborhood.distance[part], lengths[centres])
-            vectors[torch.from_numpy(lengths[centres] <= CONTEXT_LENGTH)] = torch.nan
+            if lengths.max() > CONTEXT_LENGTH:
+                vectors = self._encode(tokens, centres, near, neighborhood.distance[part], lengths[centres])
+                vectors[torch.from_numpy(lengths[centres] <= CONTEXT_LENGTH)] = torch.nan
+            else:  # not one gene in the batch, which the networks cannot take
+                vectors = torch.full((len(part), self.dim), torch.nan)
             out[start : start + len(part)] = vectors
             if progress is not None:
                 progress(len(part))

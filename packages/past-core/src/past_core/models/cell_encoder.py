@@ -149,7 +149,7 @@ class CellEncoder(nn.Module):
         tokens, lengths = self._sequences(tokens, lengths)
         if lengths is None:
             return self._run(tokens, equal_chunks(len(tokens), tokens.shape[1], most=self.microbatch))
-        plan = plan_chunks(lengths, most=self.microbatch)
+        plan = plan_chunks(lengths, most=self.microbatch, accelerator=tokens.device.type != "cpu")
         if plan.order is None:
             return self._run(tokens, plan.chunks)
         places = torch.from_numpy(np.stack([plan.order, np.argsort(plan.order)]))

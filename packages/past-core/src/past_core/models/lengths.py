@@ -8,7 +8,9 @@ import numpy as np
 MAX_CHUNKS = 8
 """Most groups that a batch's sequences are cut into by length."""
 CHUNK_COST = 512
-"""Padded tokens that one more group must save: about what the launches of its kernels cost."""
+"""Padded tokens that one more group must save: about what its calls cost on a CPU."""
+ACCELERATOR_CHUNK_COST = 12_288
+"""The same where kernels must be launched: 15 ms for twelve layers, both passes, on an H200."""
 
 
 class Chunk(NamedTuple):
@@ -35,20 +37,21 @@ class ChunkPlan(NamedTuple):
         return sum((chunk.stop - chunk.start) * chunk.width for chunk in self.chunks)
 
 
-def plan_chunks(lengths: np.ndarray, *, most: int | None = None) -> ChunkPlan:
+def plan_chunks(lengths: np.ndarray, *, most: int | None = None, accelerator: bool = False) -> ChunkPlan:
     """Sort sequences by length and cut them into at most `MAX_CHUNKS` groups with the fewest padded tokens.
 
     The cuts are optimal: a dynamic programme over the different lengths (at most 303), in which every
-    further group must save `CHUNK_COST` tokens.
+    further group must save `CHUNK_COST` tokens, or `ACCELERATOR_CHUNK_COST`.
 
     Args:
         lengths: (B,) tokens of each sequence, at least 1.
         most: cut groups further, to at most so many sequences.
+        accelerator: the sequences run on a GPU, where one more group costs more.
     """
     lengths = np.asarray(lengths)
     if not len(lengths):
         return ChunkPlan(None, (Chunk(0, 0, 1, padded=False),))
-    cuts = _cuts(lengths)
+    cuts = _cuts(lengths, float(ACCELERATOR_CHUNK_COST if accelerator else CHUNK_COST))
     if len(cuts) == 2 and (most is None or len(lengths) <= most):
         return ChunkPlan(None, (_chunk(lengths, 0, len(lengths)),))
     order = np.argsort(lengths, kind="stable")
@@ -75,13 +78,13 @@ def _chunk(lengths: np.ndarray, start: int, stop: int) -> Chunk:
     return Chunk(int(start), int(stop), width, bool(part.min() < width))
 
 
-def _cuts(lengths: np.ndarray) -> np.ndarray:
+def _cuts(lengths: np.ndarray, group_cost: float) -> np.ndarray:
     """Where the sorted lengths are cut: 0, ..., B."""
     width, count = np.unique(lengths, return_counts=True)
     ends = np.concatenate([[0], np.cumsum(count)])
     n = len(width)
     # cost[i, j]: tokens of one group of the different lengths i to j - 1.
-    cost = (ends[None, :] - ends[:, None]) * np.concatenate([[0], width])[None, :] + float(CHUNK_COST)
+    cost = (ends[None, :] - ends[:, None]) * np.concatenate([[0], width])[None, :] + group_cost
     cost[np.tril_indices(n + 1)] = np.inf
     best, back = cost[0], [np.zeros(n + 1, np.int64)]
     candidates = [(best[n], 1)]
