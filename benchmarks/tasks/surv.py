@@ -65,7 +65,7 @@ def _real(profile: str, folder: Path) -> Report:
         for name in cohorts
     ]
     matrix = Matrix(cohorts=sources, systems=systems, groups=folder / "signatures.csv", seeds=seeds)
-    report = _reported(matrix, "surv-tcga", jobs=2)
+    report = _reported(matrix, "surv-tcga", profile)
     found = report.summary.set_index(["label", "cohort"])["harrell"]
     off = {
         name: max(abs(found[name, c] - FLOOR[name][COHORTS.index(c)]) for c in cohorts) for name in systems
@@ -113,7 +113,7 @@ def _synthetic(profile: str) -> Report:
         seeds=size["seeds"],
         options=dict.fromkeys(("mil", "mcat", "past-multi"), training),
     )
-    report = _reported(matrix, "surv", jobs=2)
+    report = _reported(matrix, "surv", profile)
     pairs = report.comparisons[report.comparisons["metric"] == "harrell"]
     against = {name: _against(pairs, SLIDE, name) for name in (GENES, NOISE, MULTI)}
     won = {name: against[name]["low"] > 0 for name in (GENES, NOISE)}
@@ -141,8 +141,9 @@ def _synthetic(profile: str) -> Report:
     )
 
 
-def _reported(matrix: Matrix, name: str, *, jobs: int) -> MatrixReport:
+def _reported(matrix: Matrix, name: str, profile: str) -> MatrixReport:
     plan = plan_of(matrix)
+    jobs = 1 if profile == "ci" else 2  # starting processes takes longer than the small matrix
     run = run_cells(plan.cells, cache_folder(None) / "benchmarks" / name, jobs=jobs)
     return report_of(run, plan.notes)
 

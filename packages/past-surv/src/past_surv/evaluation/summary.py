@@ -50,6 +50,7 @@ def summarise(
         row["largest_weight"] = folds.loc[folds["metric"] == "uno", "largest_weight"].astype(float).max()
         found = cohorts.get(entry[0])
         for metric in RESAMPLED:
+            row |= {f"{metric}_low": np.nan, f"{metric}_high": np.nan}
             if found is not None and entry[1:] in found.entries:
                 draws = found.draws(entry[1:], metric)
                 bounds = interval(draws[0], draws[1:])
