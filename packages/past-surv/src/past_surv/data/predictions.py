@@ -113,6 +113,12 @@ def read_predicted(path: str | Path) -> PredictedSlide:
         genes = read_elem(table["var"]).index.astype(str)
         places = np.asarray(read_elem(table["obsm/spatial"]), np.float64)
         values, mpp = table["X"], float(manifest["mpp"])
+        for array in (values, table["obsm/spatial"]):
+            # Chunks that are gone are read as zeros.
+            if array.nchunks_initialized < array.nchunks:
+                raise ValueError(
+                    f"{array.nchunks - array.nchunks_initialized} chunks of {array.path} are gone"
+                )
     except Exception as error:  # whatever zarr and anndata raise on damage
         raise ExpressionError(
             f"{path} is damaged ({type(error).__name__}: {error}); predict again"

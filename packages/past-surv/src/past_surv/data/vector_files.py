@@ -63,12 +63,12 @@ def patient_table(
     )
     table.columns = [f"v{k}" for k in range(table.shape[1])]
     table.attrs[MANIFEST] = {
+        **manifest,
         "kind": "patient vectors",
         "format": FORMAT,
         "software": f"past-surv {version('past-surv')}",
         "dim": table.shape[1],
         "pooled": {case: int(counts[case]) for case in vectors},
-        **manifest,
     }
     return table
 

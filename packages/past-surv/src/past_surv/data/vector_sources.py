@@ -133,10 +133,9 @@ def joint_vectors(cohort: Cohort, bags: BagFolder, *, progress: Progress | None 
             f"{cohort.name}: none of {len(bags)} bags in {bags.folder} is of its slides; they are named "
             f"{bags.slides[0]!r}, the cohort's {first!r}"
         )
-    encoder = {name: made.get(name) for name in ("encoder", "fingerprint", "space", "kind", "patch_um")}
-    return _table(
-        cohort, vectors, counts, {"source": "joint", **encoder, "demo": bool(made.get("demo", False))}
-    )
+    facts = {name: made.get(name) for name in ("encoder", "fingerprint", "space", "patch_um")}
+    facts |= {"patches": made.get("kind"), "demo": bool(made.get("demo", False))}
+    return _table(cohort, vectors, counts, {"source": "joint", **facts})
 
 
 def bulk_vectors(
