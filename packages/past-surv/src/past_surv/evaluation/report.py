@@ -201,10 +201,10 @@ def _incomplete(summary: pd.DataFrame, failed: Sequence[tuple[Cell, str]]) -> li
 
 
 def _undefined(scores: pd.DataFrame) -> list[str]:
-    """One line a reason for which a score is undefined, besides systems without curves."""
+    """One line a reason for which scores are undefined, besides systems without curves."""
     rows = scores[scores["problem"].notna() & (scores["metric"] != "ibs")]
     lines = []
-    for (cohort, metric), own in rows.groupby(["cohort", "metric"], sort=False):
-        folds = ", ".join(dict.fromkeys(own["fold"].astype(str)))
-        lines.append(f"{cohort}: {metric} is undefined in fold {folds}: {own['problem'].iloc[0]}")
+    for (cohort, problem), own in rows.groupby(["cohort", "problem"], sort=False):
+        folds, metrics = (", ".join(dict.fromkeys(own[name].astype(str))) for name in ("fold", "metric"))
+        lines.append(f"{cohort}: {metrics} undefined in fold {folds}: {problem}")
     return lines
