@@ -94,7 +94,17 @@ ROOMS = {
         "wsi",
         "commands",
     ),
-    "past_surv": ("data", "metrics", "losses", "models", "systems", "commands"),
+    "past_surv": (
+        "data",
+        "metrics",
+        "losses",
+        "models",
+        "tasks",
+        "systems",
+        "evaluation",
+        "figures",
+        "commands",
+    ),
 }
 """Rooms of the sibling packages; each imports only from those before it."""
 
@@ -193,7 +203,7 @@ def test_recipes_name_classes_with_full_dots(recipe: Path) -> None:
         return [name for value in node for name in classes(value)] if isinstance(node, list) else []
 
     found = classes(yaml.safe_load(recipe.read_text()))
-    assert found
+    assert found or recipe.parent.name == "scale"  # an overlay may change settings alone
     assert all(name.count(".") >= 2 for name in found)
 
 

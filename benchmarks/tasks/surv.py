@@ -9,6 +9,7 @@ Cells that are done are kept in the cache, so that a run that was cut off goes o
 
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -103,17 +104,22 @@ def _synthetic(profile: str) -> Report:
         patient_vectors(MULTI_SOURCE, made.cohort, encoder="demo"), work / f"{MULTI_SOURCE}.parquet"
     )
     prepared = time.perf_counter() - start
-    training = {"epochs": size["epochs"], "batch_size": 8}
+    steps = {
+        "epochs": size["epochs"],
+        "learning_rate": 5e-4,
+    }  # those of recipes/surv.yaml: 128 patients a fold
+    trained = steps | {"accumulate": 16, "batch_size": 8}
+    options = dict.fromkeys(("mil", "mcat", "past-multi"), trained) | {GENES: steps | {"batch_size": 16}}
     matrix = Matrix(
         cohorts=[cohort_source([made.source.table], name="synthetic", folds=size["folds"])],
-        systems=["cox-age-sex", GENES, "mil", "mcat", "past-multi"],
+        systems=["cox-age-sex", GENES, "mcat", "mil", "past-multi"],
         encoders=folders,
         groups=made.source.signatures,
         vectors=vectors,
         seeds=size["seeds"],
-        options=dict.fromkeys(("mil", "mcat", "past-multi"), training),
+        options=options,
     )
-    report = _reported(matrix, "surv", profile)
+    report = _reported(matrix, "surv", profile, without={("random", "mil"), ("random", "past-multi")})
     pairs = report.comparisons[report.comparisons["metric"] == "harrell"]
     against = {name: _against(pairs, SLIDE, name) for name in (GENES, NOISE, MULTI)}
     won = {name: against[name]["low"] > 0 for name in (GENES, NOISE)}
@@ -141,10 +147,14 @@ def _synthetic(profile: str) -> Report:
     )
 
 
-def _reported(matrix: Matrix, name: str, profile: str) -> MatrixReport:
+def _reported(
+    matrix: Matrix, name: str, profile: str, *, without: Collection[tuple[str, str]] = ()
+) -> MatrixReport:
+    """Runs a matrix but for the encoders and systems named, and reports it."""
     plan = plan_of(matrix)
+    cells = [cell for cell in plan.cells if (cell.encoder, cell.system) not in without]
     jobs = 1 if profile == "ci" else 2  # starting processes takes longer than the small matrix
-    run = run_cells(plan.cells, cache_folder(None) / "benchmarks" / name, jobs=jobs)
+    run = run_cells(cells, cache_folder(None) / "benchmarks" / name, jobs=jobs)
     return report_of(run, plan.notes)
 
 
