@@ -113,8 +113,9 @@ def _in_processes(
             try:
                 while queue or running:
                     while queue and len(running) < jobs:
-                        cell = queue.pop()
+                        cell = queue[-1]  # it stays in the queue if the pool is found broken
                         running[pool.submit(attempt, cell, folder, cell.key())] = cell
+                        queue.pop()
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         reason = future.result()
                         done(running.pop(future), reason)
