@@ -172,7 +172,10 @@ def bulk_vectors(
         raise VectorError(f"scale {scale!r}; expected {', '.join(get_args(Scale))}")
     columns = [name for name in cohort.omics if name.endswith("_rnaseq")]
     if not columns:
-        raise VectorError(f"{cohort.name}: no SYMBOL_rnaseq among {cohort.omics.shape[1]} columns of omics")
+        raise VectorError(
+            f"{cohort.name}: no SYMBOL_rnaseq among {cohort.omics.shape[1]} columns of omics; without RNA take "
+            "the source 'expression' or 'joint', which read slides"
+        )
     symbols = [name.removesuffix("_rnaseq") for name in columns]
     table = _ids(symbols, ids)
     genes = [table.get(symbol) for symbol in symbols]
