@@ -24,9 +24,10 @@ import torch
 from benchmarks.report import RESULTS, Report, device_slug
 from past_core.atomic import replacing
 from past_core.cli import run_lightning
+from past_core.holm import holm
 from past_core.synthetic.pairs import default_pairs
 from past_vihc.data.batch import StainBatch
-from past_vihc.evaluation.compare import compare_stains, holm
+from past_vihc.evaluation.compare import compare_stains
 from past_vihc.evaluation.scores import h_score_errors
 from past_vihc.figures.panels import stain_panels
 

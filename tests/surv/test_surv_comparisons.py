@@ -5,12 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from past_surv.data.cohort import Cohort
 from past_surv.evaluation.cells import NO_ENCODER, Cell, CellResult
-from past_surv.evaluation.comparisons import ALL, ComparisonError, compare, holm, label
+from past_surv.evaluation.comparisons import ALL, ComparisonError, compare, label
 from past_surv.evaluation.kaplan import curve_table, kaplan_table, risk_splits
 from past_surv.evaluation.predictions import predictions_of
 from past_surv.evaluation.resampling import bootstraps
@@ -62,22 +60,6 @@ def results_of(
                 )
             )
     return results
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_is_between_the_p_and_bonferroni(p: list[float]) -> None:
-    p = np.array(p)
-    corrected = holm(p)
-    assert (corrected >= p).all()
-    assert (corrected <= np.minimum(p * len(p), 1) + 1e-12).all()
-    order = np.argsort(p)
-    assert (np.diff(corrected[order]) >= 0).all()
-
-
-def test_holm_by_hand() -> None:
-    assert holm(np.array([0.04, 0.01, np.nan, 0.03])) == pytest.approx(
-        [0.06, 0.03, np.nan, 0.06], nan_ok=True
-    )
 
 
 def test_scores_are_those_of_each_fold(tmp_path: Path) -> None:

@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 from past_core.stains import reconstruct
 from past_vihc.data.batch import StainBatch
-from past_vihc.evaluation.compare import CompareError, compare_stains, holm
+from past_vihc.evaluation.compare import CompareError, compare_stains
 from past_vihc.evaluation.dab import correlation, dab_density, dice, histogram, kl_divergence
 from past_vihc.evaluation.evaluator import EvaluationError, StainEvaluator
 from past_vihc.evaluation.scores import ScoreErrorError, h_score_errors
@@ -278,10 +277,3 @@ def test_comparison_refuses_other_tiles() -> None:
         compare_stains({"a": a, "b": a}, metrics=["ssim"], reference="z")
     with pytest.raises(CompareError, match="no tile has a value"):
         compare_stains({"a": a, "b": a.assign(ssim=np.nan)}, metrics=["ssim"])
-
-
-def test_holm_equals_statsmodels() -> None:
-    random = np.random.default_rng(0)
-    for n in (1, 2, 7, 20):
-        p = random.uniform(0, 0.3, n) ** 2
-        np.testing.assert_allclose(holm(p), multipletests(p, method="holm")[1])

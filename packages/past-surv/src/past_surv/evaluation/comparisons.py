@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from past_core.errors import PastError
+from past_core.holm import holm
 from past_surv.evaluation.cells import NO_ENCODER
 from past_surv.evaluation.resampling import RESAMPLED, CohortBootstrap, Entry
 from past_surv.metrics.bootstrap import interval
@@ -70,16 +71,6 @@ def compare(cohorts: Mapping[str, CohortBootstrap], *, reference: str | None = N
     table.insert(list(COLUMNS).index("p_holm"), "p_holm", corrected if len(table) else [])
     names = [*cohorts, ALL]
     return table.sort_values("cohort", key=lambda c: c.map(names.index), kind="stable", ignore_index=True)
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction of `(m,)` p-values; NaN stays and does not count."""
-    p = np.asarray(p, np.float64)
-    out = np.full_like(p, np.nan)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    out[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)), 1)
-    return out
 
 
 def _pair(

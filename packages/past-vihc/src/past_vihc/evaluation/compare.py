@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from past_core.errors import PastError
+from past_core.holm import holm
 
 MIN_CASES = 6
 """Below this many cases tiles within cases are drawn: the interval then says nothing of other cases."""
@@ -118,16 +119,6 @@ def signed_rank(difference: np.ndarray) -> tuple[float, int]:
     if not len(difference):
         return 1.0, 0
     return float(stats.wilcoxon(difference, zero_method="wilcox").pvalue), len(difference)
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's step-down correction of `(m,)` p-values."""
-    p = np.asarray(p, np.float64)
-    order = np.argsort(p, kind="stable")
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    out = np.empty_like(p)
-    out[order] = np.minimum(steps, 1)
-    return out
 
 
 def _draws(difference: np.ndarray, code: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, str]:
