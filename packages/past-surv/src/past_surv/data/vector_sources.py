@@ -173,8 +173,8 @@ def bulk_vectors(
     columns = [name for name in cohort.omics if name.endswith("_rnaseq")]
     if not columns:
         raise VectorError(
-            f"{cohort.name}: no SYMBOL_rnaseq among {cohort.omics.shape[1]} columns of omics; without RNA take "
-            "the source 'expression' or 'joint', which read slides"
+            f"{cohort.name}: no SYMBOL_rnaseq among {cohort.omics.shape[1]} columns of omics; without RNA "
+            "take the source 'expression' or 'joint', which read slides"
         )
     symbols = [name.removesuffix("_rnaseq") for name in columns]
     table = _ids(symbols, ids)
