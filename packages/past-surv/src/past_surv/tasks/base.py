@@ -1,6 +1,7 @@
 """What all tasks of survival share: the loss, its steps over patients, and figures of the scored fold."""
 
 import logging
+import warnings
 from typing import Any, Literal, NamedTuple
 
 import lightning.pytorch as pl
@@ -159,7 +160,10 @@ class SurvivalTask(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with the penalty in the gradient, as published."""
         return torch.optim.Adam(
-            self.network.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay
+            self.network.parameters(),
+            lr=self.learning_rate,
+            weight_decay=self.weight_decay,
+            fused=self.device.type in ("cuda", "cpu"),
         )
 
     def forward(self, batch: SurvivalBatch) -> Predicted:
@@ -183,6 +187,8 @@ class SurvivalTask(pl.LightningModule):
                 f"{self.trainer.world_size} processes; a step counts the patients of one, so set "
                 "trainer.devices to 1 and train folds side by side with `past survival --jobs`"
             )
+        # Lightning advises to save weights from before the step; those after it are meant.
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         for callback in self.trainer.callbacks:
             monitored = getattr(callback, "monitor", None)
             if isinstance(callback, ModelCheckpoint | EarlyStopping) and str(monitored).startswith("val"):
