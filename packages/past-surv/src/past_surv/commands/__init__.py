@@ -4,7 +4,7 @@ import importlib
 
 import typer
 
-VERBS = ("bags", "gdc", "heatmap", "survival", "vectors")
+VERBS = ("attribution", "bags", "gdc", "heatmap", "survival", "vectors")
 """`past_surv.commands.VERB` holds a function of the same name."""
 
 

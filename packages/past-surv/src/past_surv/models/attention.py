@@ -88,7 +88,7 @@ def patch_attention(
                 missing=missing.to(device),
                 no_slide=torch.zeros(1, dtype=torch.bool, device=device),
             )
-        weights = output.attention[0].double().softmax(dim=-1).cpu().numpy()
+        weights = output.attention[0].cpu().double().softmax(dim=-1).numpy()
     if not (np.isfinite(weights).all() and torch.isfinite(output.risk).all()):
         raise ModelInputError("the attention is not finite; look at the patches and the training")
     # Groups that are all missing still ask, with the average patient's values: see MCAT.

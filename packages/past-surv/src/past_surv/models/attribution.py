@@ -28,14 +28,14 @@ class Attribution(NamedTuple):
     """How the inputs of one patient make up the difference between its risk and the baseline's.
 
     Attributes:
-        values: G tensors `(g,)` float64.
+        parts: G tensors `(g,)` float64, on the CPU.
         risk: of the patient.
         baseline: risk of the baseline.
-        gap: `risk - baseline` less the sum of all values: what the integration missed.
+        gap: `risk - baseline` less the sum of all parts: what the integration missed.
         steps: points of the path that were taken.
     """
 
-    values: tuple[Tensor, ...]
+    parts: tuple[Tensor, ...]
     risk: float
     baseline: float
     gap: float
@@ -54,7 +54,7 @@ def integrated_gradients(
 ) -> Attribution:
     """Integrates the gradient along the straight line from a baseline (Sundararajan, Taly & Yan 2017).
 
-    `(x − x′) ∫ ∂risk/∂x (x′ + a(x − x′)) da`, by Gauss-Legendre quadrature. The values sum to
+    `(x − x′) ∫ ∂risk/∂x (x′ + a(x − x′)) da`, by Gauss-Legendre quadrature. The parts sum to
     `risk(x) − risk(x′)`; where they miss it by more than `tolerance` of it, the points are doubled.
 
     Args:
@@ -84,18 +84,18 @@ def _quadrature(
     risk: Risk, inputs: Sequence[Tensor], baselines: Sequence[Tensor], steps: int, chunk: int
 ) -> list[Tensor]:
     nodes, weights = np.polynomial.legendre.leggauss(steps)
-    totals = [torch.zeros(x.shape, dtype=torch.float64, device=x.device) for x in inputs]
+    totals = [torch.zeros(x.shape, dtype=torch.float64) for x in inputs]
     for start in range(0, steps, chunk):
         part = slice(start, start + chunk)
         for_these = {"dtype": inputs[0].dtype, "device": inputs[0].device}
         along = torch.tensor((nodes[part] + 1) / 2, **for_these)[:, None]
-        weight = torch.tensor(weights[part] / 2, dtype=torch.float64, device=inputs[0].device)[:, None]
+        weight = torch.tensor(weights[part] / 2, dtype=torch.float64)[:, None]
         points = [(x0 + along * (x - x0)).requires_grad_() for x, x0 in zip(inputs, baselines, strict=True)]
         with torch.enable_grad():
             gradients = torch.autograd.grad(risk(points).sum(), points)
         for total, gradient in zip(totals, gradients, strict=True):
-            total += (weight * gradient.double()).sum(dim=0)
-    return [total * (x - x0).double() for total, x, x0 in zip(totals, inputs, baselines, strict=True)]
+            total += (weight * gradient.cpu().double()).sum(dim=0)
+    return [total * (x - x0).cpu().double() for total, x, x0 in zip(totals, inputs, baselines, strict=True)]
 
 
 def attribute_genes(
@@ -149,7 +149,7 @@ def attribute_genes(
     found = integrated_gradients(risk, inputs, steps=steps, tolerance=tolerance, chunk=chunk)
     if not np.isfinite([found.risk, found.baseline, found.gap]).all():
         raise ModelInputError("the risk or its gradient is not finite; look at the genes and patches")
-    return found._replace(values=tuple(values.cpu() for values in found.values))
+    return found
 
 
 def _mcat_risk(model: nn.Module, bag: Tensor, missing: Tensor, *, no_slide: bool) -> Risk:
