@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from past_core.errors import PastError
 from past_surv.commands.matrix import MatrixError, matrix_of
 from past_surv.commands.survival import survival
+from past_surv.data import default
 from past_surv.evaluation.kaplan import RiskSplit, risk_splits
 from past_surv.figures.curves import FigureError, curve_grid, p_text
 from past_surv.figures.forest import difference_forest, score_bars
@@ -158,6 +160,25 @@ def test_options_and_default_systems(tmp_path: Path) -> None:
     assert everything.systems == [*plain.systems, "mil", "mcat", "past-multi"]
     with pytest.raises(MatrixError, match="no options"):
         matrix_of(table, **given | {"options": ["cox-age-sex.columns=age"]})
+
+
+def test_demo_is_the_embedded_cohort_with_its_bags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, groups, folder = written(tmp_path, "made"), tmp_path / "groups.csv", bags(tmp_path, "made")
+    groups.write_text(GROUPS)
+    source = SimpleNamespace(table=table, signatures=groups)
+    monkeypatch.setattr(default, "default_survival_data", lambda: SimpleNamespace(source=source))
+    monkeypatch.setattr(default, "default_bags", lambda encoder: SimpleNamespace(folder=folder))
+    given = {
+        "joined": [], "systems": None, "encoders": [], "splits": None, "folds": 3, "seeds": 1,
+        "groups": None, "vectors": None, "options": [],
+    }  # fmt: skip
+    matrix = matrix_of([Path("demo")], **given)
+    assert [source.name for source in matrix.cohorts] == ["demo"]
+    assert matrix.encoders == {"demo": folder}
+    assert matrix.groups == groups
+    assert "mcat" in matrix.systems
+    other = matrix_of([Path("demo")], **given | {"encoders": [f"own={folder}"]})
+    assert list(other.encoders) == ["own"]
 
 
 def splits(n: int = 40, systems: tuple[str, ...] = ("a",)) -> list[RiskSplit]:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from past_surv.evaluation.plan import Matrix
     from past_surv.evaluation.report import MatrixReport
 
+DEMO = "demo"
+"""As a cohort: the embedded synthetic one, with bags of the encoder of that name."""
 MOST_PANELS = 8
 """Systems a picture of curves has side by side; more go into further pictures."""
 
@@ -47,13 +49,19 @@ def matrix_of(
     from past_surv.systems.registry import SYSTEMS, entry
 
     made = {"splits": splits, "folds": folds}
-    sources = [cohort_source([table], **made) for table in tables]
+    sources, folders = [], {}
+    for table in tables:
+        if str(table) == DEMO and not table.exists():
+            cohort, own_groups, bags = _demo(without_bags=bool(encoders))
+            sources.append(cohort_source([cohort], name=DEMO, **made))
+            groups, folders = groups or own_groups, bags
+        else:
+            sources.append(cohort_source([table], **made))
     for text in joined:
         name, files = _named(text, "--cohort NAME=a.csv,b.csv")
         sources.append(cohort_source([part for part in files.split(",") if part], name=name, **made))
     if not sources:
-        raise MatrixError("no cohort; give tables as arguments, or --cohort NAME=a.csv,b.csv")
-    folders: dict[str, Path] = {}
+        raise MatrixError("no cohort; give tables as arguments, --cohort NAME=a.csv,b.csv, or demo")
     for text in encoders:
         name, folder = _named(text, "--encoders NAME=FOLDER")
         if name in folders:
@@ -83,6 +91,15 @@ def matrix_of(
         seeds=seeds,
         options=_options(options, names),
     )
+
+
+def _demo(*, without_bags: bool) -> tuple[Path, Path, dict[str, Path]]:
+    """Table, groups of genes and bags of the embedded synthetic cohort, made once into the cache."""
+    from past_surv.data.default import default_bags, default_survival_data
+
+    made = default_survival_data()
+    bags = {} if without_bags else {DEMO: default_bags(DEMO).folder}
+    return made.source.table, made.source.signatures, bags
 
 
 def _options(texts: Sequence[str], systems: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,9 @@ def survival(
     cohorts: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="Cohort tables, a row a slide, as MCAT has them (CSV, .gz, .zip).", metavar="COHORT..."
+            help="Cohort tables, a row a slide, as MCAT has them (CSV, .gz, .zip); or demo, the synthetic "
+            "cohort.",
+            metavar="COHORT...",
         ),
     ] = None,
     *,
