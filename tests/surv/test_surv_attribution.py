@@ -177,8 +177,8 @@ def test_the_verb(paths: Made, tmp_path: Path) -> None:
     arguments = (paths.table, "-m", model, "--bags", paths.bags, "-o", out, "--device", "cpu")
     stdout, stderr = run(*arguments)
     assert "made: 3 patients, mcat of made, fold 0" in stdout
-    assert "1 patients have no value of any group and are left out: C3" in stderr
-    assert "1 patients have no bag" in stderr
+    assert "1 of 4 patients have no value of any group and are left out: C3" in stderr
+    assert "1 of 4 patients have no bag" in stderr
     names = {"attribution.png", "genes.csv", "groups.csv", "patients.csv", "attributions.csv"}
     assert {path.name for path in out.iterdir()} == names
     patients = pd.read_csv(out / "patients.csv")

@@ -233,7 +233,7 @@ def test_a_patient_of_two_slides(paths: Made, tmp_path: Path) -> None:
     )  # fmt: skip
     stdout, stderr = run(*arguments)
     assert "S0.tif, case C0: mcat of made, fold 0: risk" in stdout
-    assert "16 patches of 2 slides" in stdout
+    assert "16 patches in 2 bags" in stdout
     assert stderr.strip() == ""
     own, network = cohort(paths), loaded(tmp_path, "mcat")
     genes = gene_inputs(network.manifest, own, own.rows(["C0"]))
@@ -304,7 +304,7 @@ def test_one_bag_and_a_missing_group_are_said(paths: Made, tmp_path: Path) -> No
 
 def test_attention_mil_needs_no_cohort(paths: Made, tmp_path: Path) -> None:
     out = tmp_path / "a.ome.tiff"
-    stdout, _ = run(
+    stdout, stderr = run(
         paths.slides / "S1.tif",
         "--bag",
         paths.bags,
@@ -316,6 +316,8 @@ def test_attention_mil_needs_no_cohort(paths: Made, tmp_path: Path) -> None:
         1,
     )
     assert "S1.tif: mil of made" in stdout
+    # A network as it is initialised has no preference.
+    assert "the attention of all patches is almost even" in stderr
     with open_slide(out) as slide:
         assert (slide.mpp, slide.width, slide.height) == (1.0, 3 * TILE * MPP, 2 * TILE * MPP)
 

@@ -81,7 +81,9 @@ def attribution(
         (found.inexact, "do not sum to their risk within 0.1 %, see gap in patients.csv"),
     ):
         if names:
-            typer.secho(f"{len(names)} patients {what}: {', '.join(names[:5])}", err=True, fg="yellow")
+            typer.secho(
+                f"{len(names)} of {len(rows)} patients {what}: {', '.join(names[:5])}", err=True, fg="yellow"
+            )
     typer.echo(heading)
     for row in found.groups.itertuples():
         typer.echo(f"{row.group}: {100 * row.share:.1f} % of the mean |attribution|, {row.genes} genes")

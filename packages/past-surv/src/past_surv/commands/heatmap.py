@@ -59,7 +59,7 @@ def heatmap(
         typer.secho(f"The patches were {made.demo}.", err=True, fg="yellow")
     for note in made.notes:
         typer.secho(note, err=True, fg="yellow")
-    typer.echo(f"{made.heading}: risk {made.risk:.4f}, {made.patches:,} patches of {made.slides} slides")
+    typer.echo(f"{made.heading}: risk {made.risk:.4f}, {made.patches:,} patches in {made.slides} bags")
     for line in made.lines:
         typer.echo(line)
     typer.echo(", ".join(str(path) for path in made.files))

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 PATCH_PX = 224
 """Side of a patch that is cut out."""
 ENDINGS = (".ome.tif", ".ome.tiff")
+EVEN = 0.9
+"""Share of all patches from which on attention that is spread over so many is called even."""
 
 
 class HeatmapError(PastError, ValueError):
@@ -286,10 +288,17 @@ def _notes(own: PatientSlides, attention: PatchAttention) -> list[str]:
             f"{len(own.absent)} more slides of the patient have no bag here ({', '.join(own.absent[:3])}): "
             "the attention is over the others alone"
         )
-    if attention.lacking and len(attention.lacking) < len(attention.lacking) + len(attention.names):
+    if attention.lacking:
         asked = set(attention.lacking) <= set(attention.names)
         notes.append(
             f"the patient has no value of {', '.join(attention.lacking)}: "
             + ("the maps are those of the average patient" if asked else "no map of it")
+        )
+    even = attention.effective_patches() > EVEN * attention.weights.shape[1]
+    if attention.weights.shape[1] > 1 and even.any():
+        names = [name for name, flat in zip(attention.names, even, strict=True) if flat]
+        notes.append(
+            f"the attention of {', '.join(names)} is almost even over the patches: their colours order "
+            "weights that hardly differ"
         )
     return notes

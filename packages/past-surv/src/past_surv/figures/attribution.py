@@ -41,12 +41,12 @@ def attribution_bars(genes: pd.DataFrame, *, most: int = 12, heading: str | None
         axis.set_title(name, fontsize=8.5)
         axis.tick_params(labelsize=6.5)
         axis.spines[["top", "right"]].set_visible(False)
+        axis.set_xlabel("mean |attribution| to the risk", fontsize=7)
     for axis in axes[len(names) :]:
         axis.set_axis_off()
-    figure.supxlabel("mean |attribution| to the risk", fontsize=8)
-    shown = {"raises the risk": COLOURS["high"], "lowers it": COLOURS["low"], "neither": UNCLEAR}
+    shown = {"more of it raises the risk": COLOURS["high"], "lowers it": COLOURS["low"], "neither": UNCLEAR}
     handles = [Patch(color=colour, label=label) for label, colour in shown.items()]
-    figure.legend(handles=handles, loc="outside lower right", fontsize=6.5, frameon=False, ncols=3)
+    figure.legend(handles=handles, loc="outside lower center", fontsize=6.5, frameon=False, ncols=3)
     if heading:
         figure.suptitle(heading, fontsize=9.5)
     return figure
