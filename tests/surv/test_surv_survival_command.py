@@ -68,11 +68,13 @@ def run(*arguments: object) -> tuple[int, str]:
 
 
 def test_the_systems_are_listed(tmp_path: Path) -> None:
-    code, output = run("--list", "-o", tmp_path / "out")
+    code, output = run("--list")
     assert code == 0
     assert "cox-age-sex: Cox on age and sex" in output
     assert "past-multi:" in output
-    assert not (tmp_path / "out").exists()
+    code, output = run(written(tmp_path, "luad"))
+    assert code == 2
+    assert "a folder to write is needed" in output
 
 
 @pytest.mark.slow

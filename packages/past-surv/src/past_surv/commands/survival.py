@@ -16,7 +16,9 @@ def survival(
         ),
     ] = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; a rerun keeps what is done.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder; a rerun keeps what is done.")
+    ] = None,
     cohort: Annotated[
         list[str] | None,
         typer.Option(help="NAME=a.csv,b.csv: several tables as one cohort, such as COADREAD. Repeatable."),
@@ -77,6 +79,8 @@ def survival(
     if list_systems:
         _list(console)
         return
+    if output is None:
+        raise typer.BadParameter("a folder to write is needed", param_hint="--output / -o")
     from past_surv.commands.matrix import matrix_of
     from past_surv.evaluation.plan import plan_of
     from past_surv.evaluation.run import run_cells

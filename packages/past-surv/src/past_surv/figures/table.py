@@ -31,7 +31,9 @@ def rank_table(summary: pd.DataFrame, places: pd.DataFrame, *, metric: str = "ha
     cohorts, names = list(dict.fromkeys(summary["cohort"])), list(places["label"])
     at = summary.set_index(["cohort", "label"])
     ranks = np.full((len(cohorts), len(names)), np.nan)
-    figure = Figure(figsize=(max(1.05 * len(names) + 1.5, 4.6), 0.42 * (len(cohorts) + 2) + 1.5), layout="constrained")
+    figure = Figure(
+        figsize=(max(1.05 * len(names) + 1.5, 4.6), 0.42 * (len(cohorts) + 2) + 1.5), layout="constrained"
+    )
     axis = figure.subplots()
     for i, cohort in enumerate(cohorts):
         for j, name in enumerate(names):
