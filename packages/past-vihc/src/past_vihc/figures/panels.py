@@ -95,9 +95,15 @@ def _bare(axis: "Axes") -> None:
 
 
 def _scale_bar(axis: "Axes", length: float, mpp: float, height: int) -> None:
+    from matplotlib.patheffects import withStroke
+
     x, y = 0.06 * height, 0.92 * height
-    axis.plot([x, x + length / mpp], [y, y], color="black", lw=2, solid_capstyle="butt")
-    axis.text(x + length / mpp / 2, y - 0.03 * height, f"{length:g} µm", fontsize=6, ha="center", va="bottom")
+    halo = [withStroke(linewidth=2.5, foreground="white")]  # it lies on dark tissue and on glass alike
+    axis.plot([x, x + length / mpp], [y, y], color="black", lw=2, solid_capstyle="butt", path_effects=halo)
+    middle = x + length / mpp / 2
+    axis.text(
+        middle, y - 0.03 * height, f"{length:g} µm", fontsize=6, ha="center", va="bottom", path_effects=halo
+    )
 
 
 def _check(columns: Mapping[str, np.ndarray], real: str | None, rows: Sequence[str] | None) -> int:
