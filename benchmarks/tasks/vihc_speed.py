@@ -41,8 +41,8 @@ def run(profile: str, data: Path | None = None) -> Report:
         rows.append(_blended(f"strips, {side}²", found))
     rows.append(_blended(f"accumulators, {compared}²", whole))
     blending = whole["seconds"] / strips[compared]["seconds"]
-    own = [found["peak_gib"] - found["base_gib"] for found in strips.values()]
-    flat = max(own) / min(own)
+    held = [found["peak_gib"] for found in strips.values()]
+    flat = max(held) / min(held)
 
     with tempfile.TemporaryDirectory(prefix="past-vihc-speed-") as folder:
         slide = data
