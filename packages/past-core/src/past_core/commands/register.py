@@ -72,7 +72,13 @@ def register(
     pairs = pairs_um(sets, he_mpp=he_mpp, pixel_size=pixel_size)
     registration = combine(pairs, scale=scale)
     report = registration_report(
-        registration, sets, he_mpp=he_mpp, pixel_size=pixel_size, matrix=given, size_px=size
+        registration,
+        sets,
+        he_mpp=he_mpp,
+        pixel_size=pixel_size,
+        matrix=given,
+        size_px=size,
+        matrix_only=True,
     )
     with replacing(output) as folder:
         folder.mkdir()

@@ -134,11 +134,10 @@ def combine(sets: Sequence[PairSet], *, scale: bool = False, local: bool = True)
     noise, _ = pooled_noise(list(zip(x, y, strict=True)), kept, scale=scale)
     variances = set_variances(x_kept, y_kept, noise=noise, scale=scale)
     p = disagreement(x_kept, y_kept, variances, scale=scale)
-    tried = dict(CANDIDATES) if local and len(sets) >= LEAST_SETS else {"rigid": None}
+    wanted = local and len(sets) >= LEAST_SETS and p is not None and p < DISAGREE
+    tried = CANDIDATES if wanted else {"rigid": None}
     held_out = leave_one_set_out(x_kept, y_kept, variances, candidates=tried, scale=scale)
-    chosen = (
-        choose(held_out, [len(points) for points in x_kept]) if p is not None and p < DISAGREE else "rigid"
-    )
+    chosen = choose(held_out, [len(points) for points in x_kept])
     transform, correction = _fit(x_kept, y_kept, variances, tried[chosen], scale=scale)
     everything = np.concatenate(x_kept)
     if correction is not None and folds(correction, transform(everything)):

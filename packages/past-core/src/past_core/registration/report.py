@@ -33,6 +33,7 @@ def registration_report(
     pixel_size: float,
     matrix: np.ndarray | None = None,
     size_px: Sequence[int] | None = None,
+    matrix_only: bool = False,
 ) -> dict[str, Any]:
     """Describes a registration in plain types, ready for JSON; lengths in µm.
 
@@ -43,10 +44,11 @@ def registration_report(
         pixel_size: µm of a morphology pixel.
         matrix: (3, 3) H&E pixels -> morphology pixels to compare with, such as the vendor's.
         size_px: width and height of the H&E in pixels.
+        matrix_only: judge the matrix alone, for readers that apply no local correction.
     """
     pairs = pairs_um(sets, he_mpp=he_mpp, pixel_size=pixel_size)
     size_um = None if size_px is None else [side * he_mpp for side in size_px]
-    judgement = judge(registration, pairs, size_um=size_um)
+    judgement = judge(registration, pairs, size_um=size_um, matrix_only=matrix_only)
     counts = [int(keep.sum()) for keep in registration.kept]
     transform, correction = registration.transform, registration.correction
     errors = registration.held_out.get(registration.chosen, np.full(len(sets), np.nan))

@@ -30,7 +30,11 @@ class Judgement:
 
 
 def judge(
-    registration: Registration, sets: Sequence[PairSet], *, size_um: Sequence[float] | None = None
+    registration: Registration,
+    sets: Sequence[PairSet],
+    *,
+    size_um: Sequence[float] | None = None,
+    matrix_only: bool = False,
 ) -> Judgement:
     """Judges a registration by what it does on regions that it has not seen, and by its pairs.
 
@@ -38,6 +42,7 @@ def judge(
         registration: of `combine`.
         sets: the regions it was made of.
         size_um: width and height of the H&E, to see how much of it the regions span.
+        matrix_only: only the 3x3 matrix will be used, so that its error counts, not the correction's.
     """
     reject, check = [], []
     if registration.mirrored:
@@ -51,6 +56,13 @@ def judge(
         hint = " (or fit the scale with --scale)" if registration.transform.scale == 1 else ""
         (reject if abs(off - 1) > SCALE_REJECT else check).append(text + hint)
     _by_error(registration, sets, reject, check)
+    if matrix_only and registration.correction is not None:
+        error = held_out_um(registration, "rigid")
+        if error > GOOD_UM:
+            text = (
+                f"the matrix alone, without the local correction, is {error:.1f} µm off on regions left out"
+            )
+            (reject if error > REJECT_UM else check).append(text)
     _by_pairs(registration, sets, check)
     if size_um is not None:
         points = np.concatenate([s.he_um[k] for s, k in zip(sets, registration.kept, strict=True)])
@@ -77,9 +89,12 @@ def scale_error(registration: Registration, sets: Sequence[PairSet]) -> float:
     return registration.noise_um / float(np.linalg.norm(x - x.mean(axis=0)))
 
 
-def held_out_um(registration: Registration) -> float | None:
-    """Root mean square error on regions left out, over all pairs; None for one region."""
-    errors = registration.held_out.get(registration.chosen)
+def held_out_um(registration: Registration, candidate: str | None = None) -> float | None:
+    """Root mean square error of a candidate (by default the chosen one) on regions left out, over all pairs.
+
+    None for one region.
+    """
+    errors = registration.held_out.get(candidate or registration.chosen)
     return None if errors is None else pooled(errors, [int(keep.sum()) for keep in registration.kept])
 
 
