@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_keypoints import FIVE, NINE, SIDE_UM, drawn, made_sets, mean_error, turned, waves
 
-from past_core.registration.combine import CombineError, PairSet, choose, combine, leave_one_set_out
+from past_core.registration.combine import CombineError, PairSet, combine
+from past_core.registration.held_out import choose, leave_one_set_out
 from past_core.registration.local import BlendedRigid, ThinPlate, blended_rigid, folds, thin_plate
 from past_core.registration.outliers import reject_pairs, trimmed_core
 from past_core.registration.rigid import RigidError, mirrored

@@ -1,29 +1,23 @@
 """Regions combined: one rigid transform, and a local correction only where held-out regions profit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
-from scipy.stats import f
 
 from past_core.errors import PastError
-from past_core.registration.local import Correction, blended_rigid, folds, thin_plate
-from past_core.registration.outliers import FLOOR_UM, pooled_noise, reject_pairs
-from past_core.registration.rigid import RigidError, Similarity, check_points, mirrored, rms, umeyama
+from past_core.registration.agreement import disagreement, set_variances
+from past_core.registration.held_out import CANDIDATES, apply, choose, fit_candidate, leave_one_set_out
+from past_core.registration.local import Correction, folds
+from past_core.registration.outliers import pooled_noise, reject_pairs
+from past_core.registration.rigid import RigidError, Similarity, check_points, mirrored, umeyama
 
 DISAGREE = 0.01
 """Chance below which regions disagree more than their own picking error."""
-GAIN = 0.95
-"""A local correction's held-out error must be below this share of the rigid fit's."""
 LEAST_SETS = 4
 """Regions from which on a local correction is tried."""
 THIN = 0.01
 """Share of the length below which the width of all points counts as one line."""
-PRIOR_FREEDOM = 10.0
-"""Degrees of freedom by which a region's variance is drawn to all regions'."""
-
-Fitter = Callable[..., Correction]
 
 
 class CombineError(PastError, ValueError):
@@ -91,23 +85,6 @@ class Registration:
         return self.transform.inverse(rigid)
 
 
-def apply(transform: Similarity, correction: Correction | None, he_um: np.ndarray) -> np.ndarray:
-    """The transform, then the displacement at where it leads."""
-    moved = transform(he_um)
-    return moved if correction is None else moved + correction(moved)
-
-
-CANDIDATES: dict[str, Fitter | None] = {
-    "rigid": None,
-    **{
-        f"thin-plate {value:g}": partial(thin_plate, smoothing=value)
-        for value in (0.01, 0.1, 1.0, 10.0, 100.0)
-    },
-    **{f"blended-rigid {value:g}": partial(blended_rigid, width=value) for value in (0.5, 1.0, 2.0)},
-}
-"""What is tried; the number is the smoothing, or the blending's width."""
-
-
 def combine(sets: Sequence[PairSet], *, scale: bool = False, local: bool = True) -> Registration:
     """Registers regions of keypoints.
 
@@ -138,7 +115,7 @@ def combine(sets: Sequence[PairSet], *, scale: bool = False, local: bool = True)
     tried = CANDIDATES if wanted else {"rigid": None}
     held_out = leave_one_set_out(x_kept, y_kept, variances, candidates=tried, scale=scale)
     chosen = choose(held_out, [len(points) for points in x_kept])
-    transform, correction = _fit(x_kept, y_kept, variances, tried[chosen], scale=scale)
+    transform, correction = fit_candidate(x_kept, y_kept, variances, tried[chosen], scale=scale)
     everything = np.concatenate(x_kept)
     if correction is not None and folds(correction, transform(everything)):
         chosen, correction = "rigid", None
@@ -153,105 +130,6 @@ def combine(sets: Sequence[PairSet], *, scale: bool = False, local: bool = True)
         held_out=held_out,
         mirrored=mirrored(everything, np.concatenate(y_kept)),
     )
-
-
-def choose(held_out: dict[str, np.ndarray], counts: Sequence[int]) -> str:
-    """The candidate with the lowest held-out error over all pairs; rigid unless another is 5 % better.
-
-    Args:
-        held_out: candidate -> (K,) root mean square errors.
-        counts: pairs of each region.
-    """
-    if not held_out:
-        return "rigid"
-    overall = {name: pooled(errors, counts) for name, errors in held_out.items()}
-    best = min(overall, key=overall.__getitem__)
-    return best if overall[best] < GAIN * overall["rigid"] else "rigid"
-
-
-def pooled(errors: np.ndarray, counts: Sequence[int]) -> float:
-    """Root mean square over all pairs from that of each region."""
-    return float(np.sqrt(np.average(errors**2, weights=counts)))
-
-
-def set_variances(
-    x: Sequence[np.ndarray], y: Sequence[np.ndarray], *, noise: float, scale: bool = False
-) -> np.ndarray:
-    """(K,) picking variance of a coordinate in each region: around its own fit, drawn to that of all."""
-    squares, freedom = _within(x, y, scale=scale)
-    return np.maximum((squares + PRIOR_FREEDOM * noise**2) / (freedom + PRIOR_FREEDOM), FLOOR_UM**2)
-
-
-def disagreement(
-    x: Sequence[np.ndarray], y: Sequence[np.ndarray], variances: np.ndarray, *, scale: bool = False
-) -> float | None:
-    """F test of one transform for all regions against one for each; None without freedom to test."""
-    squares, freedom = _within(x, y, scale=scale)
-    parameters = 3 + scale
-    between = parameters * (len(x) - 1)
-    if between == 0 or freedom.sum() == 0:
-        return None
-    together, _ = _fit(x, y, variances, None, scale=scale)
-    one = sum(((together(a) - b) ** 2).sum() / v for a, b, v in zip(x, y, variances, strict=True))
-    own = max(float((squares / variances).sum()), float(freedom.sum()) * 1e-12)
-    return float(f.sf(max(one - own, 0.0) / between / (own / freedom.sum()), between, freedom.sum()))
-
-
-def leave_one_set_out(
-    x: Sequence[np.ndarray],
-    y: Sequence[np.ndarray],
-    variances: np.ndarray,
-    *,
-    candidates: dict[str, Fitter | None],
-    scale: bool = False,
-) -> dict[str, np.ndarray]:
-    """Every candidate's error on each region, fitted to the others alone.
-
-    Returns:
-        candidate -> (K,) root mean square distance in µm; candidates that cannot be fitted, or fold the
-        tissue, are left out. Empty for one region.
-    """
-    if len(x) < 2:
-        return {}
-    errors: dict[str, list[float]] = {name: [] for name in candidates}
-    for out in range(len(x)):
-        rest = [k for k in range(len(x)) if k != out]
-        seen_x, seen_y, seen_v = [x[k] for k in rest], [y[k] for k in rest], variances[rest]
-        for name, fitter in candidates.items():
-            try:
-                transform, correction = _fit(seen_x, seen_y, seen_v, fitter, scale=scale)
-                if correction is not None and folds(correction, transform(np.concatenate(x))):
-                    continue
-                errors[name].append(rms(apply(transform, correction, x[out]) - y[out]))
-            except (RigidError, np.linalg.LinAlgError, ValueError):
-                if fitter is None:
-                    raise
-    return {name: np.array(values) for name, values in errors.items() if len(values) == len(x)}
-
-
-def _fit(
-    x: Sequence[np.ndarray],
-    y: Sequence[np.ndarray],
-    variances: np.ndarray,
-    fitter: Fitter | None,
-    *,
-    scale: bool,
-) -> tuple[Similarity, Correction | None]:
-    weights = np.repeat(1 / np.asarray(variances), [len(points) for points in x])
-    transform = umeyama(np.concatenate(x), np.concatenate(y), weights=weights, scale=scale)
-    if fitter is None:
-        return transform, None
-    moved = [transform(points) for points in x]
-    left = [b - a for a, b in zip(moved, y, strict=True)]
-    return transform, fitter(moved, left, variances=variances)
-
-
-def _within(
-    x: Sequence[np.ndarray], y: Sequence[np.ndarray], *, scale: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """(K,) squared residuals around each region's own fit, (K,) their degrees of freedom."""
-    squares = [((umeyama(a, b, scale=scale)(a) - b) ** 2).sum() for a, b in zip(x, y, strict=True)]
-    return np.array(squares), np.array([max(0, 2 * len(a) - 3 - scale) for a in x], dtype=float)
 
 
 def _checked(sets: Sequence[PairSet]) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from past_core.registration.combine import PairSet, Registration, pooled
+from past_core.registration.combine import PairSet, Registration
+from past_core.registration.held_out import pooled
 from past_core.registration.keypoints import KeypointSet
 from past_core.registration.rigid import matrix_um, rms
 from past_core.registration.verdict import held_out_um, judge, scale_of

@@ -6,7 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from past_core.registration.combine import DISAGREE, PairSet, Registration, pooled
+from past_core.registration.combine import DISAGREE, PairSet, Registration
+from past_core.registration.held_out import pooled
 from past_core.registration.rigid import rms, umeyama
 
 GOOD_UM, REJECT_UM = 3.0, 10.0
