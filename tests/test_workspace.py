@@ -53,6 +53,7 @@ def test_arrows_point_one_way_inside_core() -> None:
         "losses.py": {"data", "pretrain", "commands"},
         "tokens.py": {"data", "models", "pretrain", "commands", "ingest"},
         "ingest": {"data", "models", "pretrain", "commands", "synthetic"},
+        "registration": {"data", "models", "pretrain", "commands", "synthetic"},
         "slides": {"data", "models", "pretrain", "commands", "synthetic"},
         "data": {"models", "pretrain", "callbacks", "commands"},
         "pretrain.py": {"callbacks", "commands"},

@@ -1,0 +1,1 @@
+"""Registers an H&E to its Xenium morphology from keypoints: fits, outliers, local correction, report."""
