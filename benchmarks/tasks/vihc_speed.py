@@ -23,7 +23,6 @@ STAINED = {"full": 8192, "ci": 2048}
 WHOLE = {"full": (8192, 40_000), "ci": (8192,)}
 """Sides of the slides that are stained whole by `past stain`, killed and resumed."""
 GOALS = {"peak_gib": 3.0, "overhead": 0.10, "blending": 3.0, "quantification": 10.0, "flat": 1.25}
-
 LOOSE = 0.5
 """Overhead that fails ci: on a busy machine the slide's many small steps lose more than the networks do."""
 
@@ -93,7 +92,7 @@ def run(profile: str, data: Path | None = None) -> Report:
         columns=["what", "PAST", "beside", "ratio, memory"],
         rows=rows,
         goal="stitching under 10 % beyond inference; blending 3 x accumulators in flat memory; nuclear DAB "
-        "10 x scikit-image (ci: half of each, stitching 50 %); whole slides flat under 3 GiB, after a kill the same "
+        "10 x scikit-image (ci: half of each, stitching 50 %); whole slides under 3 GiB, after a kill the same "
         "bytes",
         figure=f"stitching {stained['overhead']:+.1%}, blending x {blending:.1f}, peaks within x {flat:.2f}, "
         f"nuclear DAB x {nuclear['ratio']:.1f}, whole slides {max(peaks):.2f} GiB",
