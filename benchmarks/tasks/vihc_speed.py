@@ -92,8 +92,8 @@ def run(profile: str, data: Path | None = None) -> Report:
         columns=["what", "PAST", "beside", "ratio, memory"],
         rows=rows,
         goal="stitching under 10 % beyond inference; blending 3 x accumulators in flat memory; nuclear DAB "
-        "10 x scikit-image (ci: half of each, stitching 50 %); whole slides under 3 GiB, the same bytes after "
-        "a kill",
+        "10 x scikit-image (ci: half of each, stitching 50 %); whole slides under 3 GiB, the same bytes "
+        "after a kill",
         figure=f"stitching {stained['overhead']:+.1%}, blending x {blending:.1f}, peaks within x {flat:.2f}, "
         f"nuclear DAB x {nuclear['ratio']:.1f}, whole slides {max(peaks):.2f} GiB",
         passed=passed,
