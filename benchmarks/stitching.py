@@ -10,7 +10,6 @@ the slide is stained and what was noted is computed again without anything aroun
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from benchmarks.memory import peak_gib
 
 if TYPE_CHECKING:
     from past_core.frozen import FrozenEncoder
@@ -191,15 +192,6 @@ def _accumulators(grid: "Grid", windows: _Windows, folder: Path) -> bool:
     return all(windows.right(image[:, y : y + 8], y) for y in range(0, rows.size - 8, rows.size // 7))
 
 
-def _peak_gib() -> float:
-    """Of this program: on Linux getrusage also counts what the parent held when it started it."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30  # bytes on macOS
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**20  # kibibytes
-
-
 def _main() -> None:
     from past_vihc.wsi.grid import make_grid
 
@@ -210,7 +202,7 @@ def _main() -> None:
     given = parser.parse_args()
     grid = make_grid(given.side, given.side, tile=given.tile, overlap=OVERLAP)
     windows = _Windows(grid)
-    base = _peak_gib()
+    base = peak_gib()
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         right = (_strips if given.way == "strips" else _accumulators)(grid, windows, Path(folder))
@@ -218,7 +210,7 @@ def _main() -> None:
     found = {
         "seconds": seconds,
         "mpx_s": given.side**2 / 1e6 / seconds,
-        "peak_gib": _peak_gib(),
+        "peak_gib": peak_gib(),
         "base_gib": base,
         "right": right,
     }

@@ -4,7 +4,6 @@ The generator is small and its weights are drawn, so that what is measured is ev
 """
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PAST = [sys.executable, "-c", "from past_core.cli import past_main; past_main()"]
+ROOT = Path(__file__).resolve().parents[1]
 SLIDE_MPP, MPP = 0.25, 0.5
 WIDTH, BLOCKS, TILE = 8, 1, 256
 
@@ -38,14 +37,15 @@ def whole_slide(side: int, folder: Path) -> dict[str, Any]:
     model = _small_generator(folder / "small.safetensors")
     whole, resumed = folder / f"whole-{side}.ome.tif", folder / f"resumed-{side}.ome.tif"
     start = time.perf_counter()
-    peak = _finish(_stain(slide, whole, model))
+    _finish(_stain(slide, whole, model))
     seconds = time.perf_counter() - start
+    peak = float(_peak_file(whole).read_text())
     strips = round(side * SLIDE_MPP / MPP) // STRIP
     done = _kill_halfway(_stain(slide, resumed, model), resumed, strips)
     _finish(_stain(slide, resumed, model))
     same = _sha256(whole) == _sha256(resumed)
     size = whole.stat().st_size
-    for path in (slide, whole, resumed):
+    for path in (slide, whole, resumed, _peak_file(whole), _peak_file(resumed)):
         path.unlink()
     return {
         "side": side,
@@ -72,17 +72,18 @@ def _small_generator(path: Path) -> Path:
 
 def _stain(slide: Path, output: Path, model: Path) -> subprocess.Popen:
     arguments = ["stain", str(slide), "-o", str(output), "--model", str(model)]
-    return subprocess.Popen([*PAST, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    command = [sys.executable, "-m", "benchmarks.memory", str(_peak_file(output)), *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
-def _finish(process: subprocess.Popen) -> float:
-    """Waits; the peak resident memory of this one process in GiB."""
-    errors = process.stderr.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+def _peak_file(output: Path) -> Path:
+    return output.with_suffix(".peak")
+
+
+def _finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(f"past stain ended with {process.returncode}: {errors.decode()[-800:]}")
-    return used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
 
 
 def _kill_halfway(process: subprocess.Popen, output: Path, strips: int) -> int:

@@ -7,8 +7,6 @@ takes the same way with encoders of few layers.
 
 import multiprocessing
 import os
-import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
+from benchmarks.memory import peak_gib
 from benchmarks.report import Report
 from past_core.cli import run_lightning
 
@@ -138,7 +137,6 @@ def _train(arguments: list[str], sender: Any) -> None:
     total = time.perf_counter() - start
     watch = next(c for c in trainer.callbacks if isinstance(c, StepWatch))
     model = trainer.lightning_module.model
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sender.send(
         {
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -148,7 +146,7 @@ def _train(arguments: list[str], sender: Any) -> None:
             "steps": trainer.global_step,
             "seconds": watch.seconds,
             "setup_seconds": total - sum(watch.seconds),
-            "peak_gib": peak * (1 if sys.platform == "darwin" else 1024) / 2**30,
+            "peak_gib": peak_gib(),
             "without_gradient": sorted(watch.without_gradient),
             "unchanged": watch.unchanged,
             "loss": float(trainer.callback_metrics["train/loss"]),

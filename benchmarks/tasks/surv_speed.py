@@ -7,7 +7,6 @@ what the operating system says.
 
 import copy
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.memory import peak_gib
 from benchmarks.report import Report
 
 GOALS = {"batches": 1.0, "bootstrap": 10.0, "peak_gib": 4.0}
@@ -204,13 +204,13 @@ def score_bag(path: Path) -> dict[str, float]:
     torch.manual_seed(0)
     network = MCAT(GROUPS, patch_dim=DIM).eval()
     genes = [torch.randn(1, g) for g in GROUPS]
-    base = _peak_gib()
+    base = peak_gib()
     start = time.perf_counter()
     with torch.inference_mode():
         features = torch.from_numpy(read_bag(path).features())
         whole = network(features[None].float(), genes).hazards
         seconds = time.perf_counter() - start
-        peak = _peak_gib()
+        peak = peak_gib()
         exact = network.double()(features[None].double(), [g.double() for g in genes]).hazards
     return {
         "seconds": seconds,
@@ -218,10 +218,6 @@ def score_bag(path: Path) -> dict[str, float]:
         "base_gib": base,
         "difference": float((whole - exact).abs().max()),
     }
-
-
-def _peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _seconds(work: Callable[[], object]) -> float:
