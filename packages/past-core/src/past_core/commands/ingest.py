@@ -1,25 +1,12 @@
 """`past ingest`: a slide store from a Xenium bundle, an AnnData with its image, or a SpatialData store."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from past_core.errors import PastError
-
 if TYPE_CHECKING:
-    from past_core.ingest.write import SlideData
-
-SOURCES = {
-    "BUNDLE": {"he", "alignment", "mpp", "organism"},
-    "--hest": {"he", "mpp", "swap_xy", "assay", "organism"},
-    "--spatialdata": {"mpp", "assay", "organism", "image", "shapes", "table", "coordinate_system"},
-}
-"""The options that each source takes, beside those of every source."""
-
-
-class IngestError(PastError, ValueError):
-    """`past ingest` was given sources or options that do not go together."""
+    from past_core.ingest.run import IngestRequest
 
 
 def ingest(
@@ -86,83 +73,39 @@ def ingest(
         "table": table,
         "coordinate_system": coordinate_system,
     }
-    source, path = _one_source(given)
-    options = _options_of(source, options)
+    from past_core.ingest.run import IngestRequest, one_source, options_of
 
-    from past_core.ingest.write import check_output
-
-    check_output(output, overwrite=overwrite)
-    limit = {} if max_outside is None else {"max_outside": max_outside}
-    data = _read(source, path, options | (limit if source == "BUNDLE" else {}))
-    data.name = name or output.stem
-    data.patient = patient
-    data.cancer_type = cancer_type
-    if annotations is not None:
-        from past_core.ingest.annotations import add_annotations
-
-        add_annotations(data, annotations)
-    _write(data, output, overwrite=overwrite, k=k, **limit)
+    source, path = one_source(given)
+    request = IngestRequest(
+        output=output,
+        source=source,
+        path=path,
+        options=options_of(source, options),
+        name=name,
+        patient=patient,
+        cancer_type=cancer_type,
+        annotations=annotations,
+        k=k,
+        max_outside=max_outside,
+        overwrite=overwrite,
+    )
+    _run(request)
     _summary(output)
 
 
-def _one_source(given: dict[str, Path | None]) -> tuple[str, Path]:
-    named = [(source, path) for source, path in given.items() if path is not None]
-    if len(named) != 1:
-        found = ", ".join(source for source, _ in named) or "none"
-        raise IngestError(f"expected exactly one source of {', '.join(given)}; found {found}")
-    return named[0]
-
-
-def _options_of(source: str, options: dict[str, Any]) -> dict[str, Any]:
-    taken = SOURCES[source]
-    for option, value in options.items():
-        if value is not None and option not in taken:
-            where = " or ".join(other for other, names in SOURCES.items() if option in names)
-            raise IngestError(f"--{option.replace('_', '-')} does not go with {source}, only with {where}")
-    if "he" in taken and options["he"] is None:
-        raise IngestError(f"{source} needs its H&E: give --he IMAGE")
-    return {option: value for option, value in options.items() if option in taken and value is not None}
-
-
-def _read(source: str, path: Path, options: dict[str, Any]) -> "SlideData":
-    from rich.console import Console
-
-    with Console(stderr=True).status(f"reading {path.name}"):
-        if source == "BUNDLE":
-            from past_core.ingest.xenium import read_bundle
-
-            data = read_bundle(path, options.pop("he"), **options)
-        elif source == "--hest":
-            from past_core.ingest.hest import read_hest
-
-            data = read_hest(path, options.pop("he"), **options)
-        else:
-            from past_core.ingest.spatialdata import read_spatialdata
-
-            data = read_spatialdata(path, **options)
-    if data.organism == "mouse":
-        from past_core.ingest.orthologs import to_vocabulary
-
-        data.table.var, orthologs = to_vocabulary(data.table.var)
-        data.report = {**data.report, "orthologs": orthologs}
-    return data
-
-
-def _write(data: "SlideData", output: Path, *, overwrite: bool, k: int, **limit: float) -> None:
+def _run(request: "IngestRequest") -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from past_core.ingest.write import write_store
+    from past_core.ingest.run import ingest_slide
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"writing {output.name}", total=None)
-        write_store(
-            data,
-            output,
-            overwrite=overwrite,
-            k=k,
-            **limit,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        task = bar.add_task(f"reading {request.path.name}", total=None)
+        ingest_slide(
+            request,
+            progress=lambda done, total: bar.update(
+                task, completed=done, total=total, description=f"writing {request.output.name}"
+            ),
         )
 
 

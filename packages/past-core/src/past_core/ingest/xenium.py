@@ -9,8 +9,9 @@ from anndata import AnnData
 
 from past_core.ingest.checks import SlideDataError, whole_counts
 from past_core.ingest.write import SlideData
-from past_core.ingest.xenium_alignment import Alignment, alignment_beside, read_alignment
+from past_core.ingest.xenium_alignment import Alignment
 from past_core.ingest.xenium_files import BundleError, BundleNotFoundError
+from past_core.ingest.xenium_frame import register_slide
 from past_core.ingest.xenium_masks import CELL, NUCLEUS, MaskCentroids, open_cells
 from past_core.ingest.xenium_tables import (
     ORGANISMS,
@@ -28,9 +29,6 @@ logger = logging.getLogger(__name__)
 
 MAX_OUTSIDE = 0.01
 """Share of cells outside the H&E above which the alignment is taken to be wrong."""
-MPP_WARNING = 0.02
-MPP_ERROR = 0.2
-"""Relative differences between the H&E's stated resolution and the alignment's scale."""
 FAR_UM = 2.0
 """A mask's centroid farther than this from the table's counts as a disagreement."""
 
@@ -93,9 +91,9 @@ def read_bundle(
     experiment = read_experiment(paths["experiment"])
     organism = _organism(experiment, organism, paths["experiment"])
     image = open_slide(he, mpp=mpp)
-    paths["he"], paths["alignment"] = he, _alignment_path(he, alignment)
-    frame = read_alignment(paths["alignment"])
-    slide_mpp = _resolution(image, frame, experiment.pixel_size, paths["alignment"])
+    registered = register_slide(image, he, alignment=alignment, pixel_size=experiment.pixel_size)
+    frame = registered.frame
+    paths |= {"he": he, "alignment": registered.path}
 
     cells = read_cells(paths["cells"])
     matrix = read_matrix(paths["matrix"], len(cells))
@@ -111,7 +109,7 @@ def read_bundle(
 
     pixels, n_fallback, n_far = _positions(masks, cells, experiment.pixel_size)
     centroids = frame.to_image(pixels)
-    n_outside = _check_inside(centroids, image, he, paths["alignment"], max_outside)
+    n_outside = _check_inside(centroids, image, he, registered.path, max_outside)
 
     obs = _observations(cells, np.asarray(whole.sum(axis=1) - counts.sum(axis=1)).ravel())
     outlines = {}
@@ -123,7 +121,7 @@ def read_bundle(
     return SlideData(
         name=name or experiment.region or bundle.name,
         image=image,
-        mpp=slide_mpp,
+        mpp=registered.mpp,
         table=AnnData(X=counts, obs=obs, var=genes, obsm={"spatial": centroids}),
         cell_boundaries=outlines["cell_boundaries"].set_index("cell_id"),
         nucleus_boundaries=outlines["nucleus_boundaries"],
@@ -133,14 +131,7 @@ def read_bundle(
         organism=organism,
         modality="spatial",
         sources=paths,
-        registration={
-            "method": "matrix",
-            "matrix": frame.matrix.tolist(),
-            "morphology_mpp": experiment.pixel_size,
-            "scale_mpp": frame.scale * experiment.pixel_size,
-            "rotation_deg": frame.rotation_deg,
-            "anisotropy": frame.anisotropy,
-        },
+        registration=registered.record,
         report={
             "xenium_version": experiment.version_text,
             "cells": len(cells),
@@ -161,42 +152,6 @@ def _organism(experiment: Experiment, given: str | None, path: Path) -> str:
             "--organism where the panel's name for it is another"
         )
     return organism
-
-
-def _alignment_path(he: Path, given: Path | str | None) -> Path:
-    if given is not None:
-        return Path(given)
-    beside = alignment_beside(he)
-    if beside is None or not beside.is_file():
-        looked = f"{beside} not found" if beside else f"{he.name} does not end in .ome.tif"
-        raise BundleNotFoundError(
-            f"no alignment for {he}: {looked}. Pass the 3x3 matrix from H&E pixels to morphology pixels with "
-            "--alignment (Xenium Explorer exports it as matrix.csv)"
-        )
-    return beside
-
-
-def _resolution(image: Slide, frame: Alignment, pixel_size: float, path: Path) -> float:
-    """µm per H&E pixel: as the image states it unless the alignment says otherwise."""
-    scale_mpp = frame.scale * pixel_size
-    if image.mpp is None:
-        logger.info("%s states no resolution; the alignment gives %.4f µm per pixel", image.path, scale_mpp)
-        return scale_mpp
-    difference = abs(scale_mpp / image.mpp - 1)
-    found = (
-        f"{image.path} states {image.mpp:.4g} µm per pixel, but the alignment {path} means {scale_mpp:.4g} "
-        f"({difference:.1%} apart)"
-    )
-    if difference > MPP_ERROR:
-        raise BundleError(
-            f"{found}; the matrix probably belongs to a copy of the image at another size or maps the other "
-            "way (expected: full-resolution H&E pixels to morphology pixels). If the image's resolution is "
-            "wrong, give the right one with --mpp"
-        )
-    if difference > MPP_WARNING:
-        logger.warning("%s; uses the alignment's, which the cells follow", found)
-        return scale_mpp
-    return image.mpp
 
 
 def _same_ids(expected: pd.Index, found: np.ndarray, expected_in: Path, found_in: str) -> None:

@@ -1,0 +1,137 @@
+"""One slide from its files to its store: what `past ingest` does for every source, sheet row and worker."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from past_core.errors import PastError
+from past_core.ingest.pyramid import Progress
+
+if TYPE_CHECKING:
+    from past_core.ingest.write import SlideData
+
+SOURCES = {
+    "BUNDLE": {"he", "alignment", "mpp", "organism"},
+    "--hest": {"he", "mpp", "swap_xy", "assay", "organism"},
+    "--spatialdata": {"mpp", "assay", "organism", "image", "shapes", "table", "coordinate_system"},
+}
+"""The options that each source takes, beside those of every source."""
+
+
+class IngestError(PastError, ValueError):
+    """Sources or options that do not go together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestRequest:
+    """One slide to ingest; plain values, so that it can be sent to another process.
+
+    Attributes:
+        output: The store to make.
+        source: A key of `SOURCES`.
+        path: What is read.
+        options: Of that source, by name; only those that were given.
+        name: The slide's name; by default the output's.
+        patient: The patient.
+        cancer_type: The cancer type.
+        annotations: Table of reference annotations to add.
+        k: Neighbours of each cell.
+        max_outside: Share of cells that may lie outside the image; None for the source's default.
+        overwrite: Replace a store that is there.
+    """
+
+    output: Path
+    source: str
+    path: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
+    patient: str | None = None
+    cancer_type: str | None = None
+    annotations: Path | None = None
+    k: int = 8
+    max_outside: float | None = None
+    overwrite: bool = False
+
+
+def one_source(given: dict[str, Path | None]) -> tuple[str, Path]:
+    """The source that was given, and its path.
+
+    Raises:
+        IngestError: None, or several.
+    """
+    named = [(source, path) for source, path in given.items() if path is not None]
+    if len(named) != 1:
+        found = ", ".join(source for source, _ in named) or "none"
+        raise IngestError(f"expected exactly one source of {', '.join(given)}; found {found}")
+    return named[0]
+
+
+def options_of(source: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, if they go with the source.
+
+    Raises:
+        IngestError: One does not, or the H&E lacks.
+    """
+    taken = SOURCES[source]
+    for option, value in options.items():
+        if value is not None and option not in taken:
+            where = " or ".join(other for other, names in SOURCES.items() if option in names)
+            raise IngestError(f"--{option.replace('_', '-')} does not go with {source}, only with {where}")
+    if "he" in taken and options.get("he") is None:
+        raise IngestError(f"{source} needs its H&E: give --he IMAGE")
+    return {option: value for option, value in options.items() if option in taken and value is not None}
+
+
+def ingest_slide(request: IngestRequest, *, progress: Progress | None = None) -> Path:
+    """Reads a slide and writes its store: whole, or not at all.
+
+    Args:
+        request: What to ingest.
+        progress: Called with image tiles written and tiles in all.
+
+    Returns:
+        The store.
+
+    Raises:
+        PastError: Of the reader or the writer; what was found, where, and what to do.
+    """
+    from past_core.ingest.write import check_output, write_store
+
+    check_output(request.output, overwrite=request.overwrite)
+    data = read_slide(request)
+    limit = {} if request.max_outside is None else {"max_outside": request.max_outside}
+    return write_store(
+        data, request.output, overwrite=request.overwrite, k=request.k, progress=progress, **limit
+    )
+
+
+def read_slide(request: IngestRequest) -> "SlideData":
+    """Reads a request's source, with everything that is known about the slide."""
+    options, path = dict(request.options), request.path
+    if request.source == "BUNDLE":
+        from past_core.ingest.xenium import read_bundle
+
+        if request.max_outside is not None:
+            options["max_outside"] = request.max_outside
+        data = read_bundle(path, options.pop("he"), **options)
+    elif request.source == "--hest":
+        from past_core.ingest.hest import read_hest
+
+        data = read_hest(path, options.pop("he"), **options)
+    else:
+        from past_core.ingest.spatialdata import read_spatialdata
+
+        data = read_spatialdata(path, **options)
+    if data.organism == "mouse":
+        from past_core.ingest.orthologs import to_vocabulary
+
+        data.table.var, orthologs = to_vocabulary(data.table.var)
+        data.report = {**data.report, "orthologs": orthologs}
+    data.name = request.name or request.output.stem
+    data.patient = request.patient
+    data.cancer_type = request.cancer_type
+    if request.annotations is not None:
+        from past_core.ingest.annotations import add_annotations
+
+        add_annotations(data, request.annotations)
+    return data
