@@ -67,6 +67,25 @@ def run(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def test_networks_on_slides_without_lightning_are_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = {
+        "joined": [],
+        "encoders": [f"noise={bags(tmp_path, 'a')}"],
+        "splits": None,
+        "folds": 2,
+        "seeds": 1,
+        "groups": None,
+        "vectors": None,
+        "options": [],
+    }
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MatrixError, match=r"mil train with Lightning.*past-surv\[train\].*snn"):
+        matrix_of([written(tmp_path, "a")], systems="mil,snn", **arguments)
+    assert matrix_of([written(tmp_path, "a")], systems="snn", **arguments).systems == ["snn"]
+
+
 def test_the_systems_are_listed(tmp_path: Path) -> None:
     code, output = run("--list")
     assert code == 0

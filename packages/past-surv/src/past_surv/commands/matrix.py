@@ -1,6 +1,7 @@
 """What `past survival` is given as a matrix, and what it shows and draws of the outcome."""
 
 import ast
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,7 @@ def matrix_of(
             raise MatrixError(f"--systems {systems!r} names nothing; there are {', '.join(SYSTEMS)}")
         for name in names:
             entry(name)
+    _check_training(names)
     return Matrix(
         cohorts=sources,
         systems=names,
@@ -121,6 +123,19 @@ def _options(texts: Sequence[str], systems: Sequence[str]) -> dict[str, dict[str
         except (ValueError, SyntaxError):
             found.setdefault(system, {})[option] = value  # a word, as in mcat.fusion=concat
     return found
+
+
+def _check_training(names: Sequence[str]) -> None:
+    """Refuses networks on slides, before any work, where what trains them is not installed."""
+    from past_surv.systems.registry import SYSTEMS
+
+    networks = [name for name in names if SYSTEMS[name].by_encoder]
+    if networks and importlib.util.find_spec("lightning") is None:
+        others = ",".join(name for name, entry in SYSTEMS.items() if not entry.by_encoder)
+        raise MatrixError(
+            f"{', '.join(networks)} train with Lightning, which is not installed: "
+            f"pip install 'past-surv[train]', or choose --systems {others}"
+        )
 
 
 def _named(text: str, form: str) -> tuple[str, str]:
