@@ -23,12 +23,13 @@ from typer.testing import CliRunner
 from past_core import servers
 from past_core.cli import build_app, run_lightning
 from past_core.data.supply import PatchSpec, RegionSupply, SlideSource, open_stores
-from past_core.embed import read_manifest, source_key
+from past_core.embed import read_manifest
 from past_core.embed.sheet import read_sheet
 from past_core.ingest.contents import TableStore
 from past_core.ingest.store import SlideStore, StoreError, StoreNotFoundError, is_store
 from past_core.remote import RemoteError, RemotePath, locate, require_local
 from past_core.slides import SlideError, SlideNotFoundError, open_slide
+from past_core.slides.identity import source_key
 from past_core.tokens import GeneMeans, Vocabulary
 
 CONF = Path(__file__).parents[1] / "conf" / "pretrain.yaml"

@@ -5,7 +5,6 @@ from past_core.embed.output import (
     EmbedError,
     check_output,
     read_manifest,
-    source_key,
     write_embeddings,
 )
 from past_core.embed.slides import embed_cells, embed_slide, embed_tiles
@@ -18,6 +17,5 @@ __all__ = [
     "embed_slide",
     "embed_tiles",
     "read_manifest",
-    "source_key",
     "write_embeddings",
 ]

@@ -1,6 +1,5 @@
 """Embeddings as files: written whole or not at all, and read back by their manifest."""
 
-import hashlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from anndata.io import read_elem
 from past_core.atomic import replacing
 from past_core.embed.partial import sweep
 from past_core.errors import PastError
-from past_core.remote import Location, locate, require_local
+from past_core.remote import require_local
 
 SUFFIXES = (".h5ad", ".zarr")
 MANIFEST_KEY = "past"
@@ -77,14 +76,3 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
     except Exception as error:  # whatever h5py, zarr or anndata raise on foreign data
         raise EmbedError(f"{path} exists but holds no embeddings of PAST ({error})") from error
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in manifest.items()}
-
-
-def source_key(path: str | Location) -> str:
-    """Tells whether a slide is still the one that was embedded; cheap, and empty where nothing is there."""
-    path = locate(path)
-    if isinstance(path, Path) and path.is_file():
-        return f"{path.stat().st_size} bytes"
-    for metadata in (path / "zarr.json", path / ".zattrs"):
-        if metadata.is_file():
-            return hashlib.sha256(metadata.read_bytes()).hexdigest()
-    return ""

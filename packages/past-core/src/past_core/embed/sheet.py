@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from past_core.embed import SUFFIXES, EmbedError, read_manifest, source_key
+from past_core.embed import SUFFIXES, EmbedError, read_manifest
 from past_core.errors import PastError
 from past_core.remote import Location, locate
+from past_core.slides.identity import source_key
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ import pandas as pd
 from past_core.embed.output import (
     MANIFEST_KEY,
     EmbedError,
-    source_key,
 )
 from past_core.embed.vectors import embed_counts, embed_patches
 from past_core.ingest.store import SlideStore, is_store
 from past_core.remote import Location
 from past_core.slides import Slide, open_slide, tile_grid
+from past_core.slides.identity import source_key
 from past_core.slides.stored import StoredSlide
 from past_core.tokens import VocabularyError
 

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from past_core.embed.output import EmbedError, source_key
+from past_core.embed.output import EmbedError
 from past_core.embed.partial import partial_vectors
 from past_core.ingest.store import SlideStore
 from past_core.slides import Slide, iter_patches
+from past_core.slides.identity import source_key
 
 if TYPE_CHECKING:
     from past_core.encoders import FrozenCellEncoder, FrozenEncoder

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from past_core.atomic import replacing
-from past_core.embed.output import EmbedError, source_key
+from past_core.embed.output import EmbedError
 from past_core.embed.partial import sweep
+from past_core.slides.identity import source_key
 from past_core.slides.stored import StoredSlide
 from past_core.synthetic.default import cache_folder
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from past_core.embed.output import source_key
 from past_core.embed.partial import sweep
 from past_core.embed.vectors import embed_patches
+from past_core.slides.identity import source_key
 from past_core.slides.slide import Slide
 from past_core.slides.stored import StoredSlide
 from past_genex.predict.cells import Cells, found_cells, listed_cells, stored_cells

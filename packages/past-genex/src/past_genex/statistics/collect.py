@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from past_core.atomic import replacing
-from past_core.embed import source_key
+from past_core.slides.identity import source_key
 from past_genex.data.regions import Regions
 from past_genex.data.slides import ExpressionSlide
 from past_genex.data.targets import Target

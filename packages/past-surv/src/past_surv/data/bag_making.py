@@ -101,10 +101,10 @@ def make_bag(
         SlideError, EmbedError, NucleiError: see `open_slide`, `embed_patches`, `segment_nuclei`.
         BagError: no cells, or features that float16 cannot hold.
     """
-    from past_core.embed import source_key
     from past_core.embed.partial import sweep
     from past_core.embed.vectors import embed_patches
     from past_core.slides import open_slide
+    from past_core.slides.identity import source_key
 
     settings, output = settings or BagSettings(), Path(output)
     key = settings.key(encoder)
@@ -147,7 +147,7 @@ def is_complete(
     Raises:
         BagError: it was made otherwise, or something else is there.
     """
-    from past_core.embed import source_key
+    from past_core.slides.identity import source_key
 
     output = Path(output)
     if not output.exists():

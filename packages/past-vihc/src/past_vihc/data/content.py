@@ -17,7 +17,7 @@ def content_key(path: Path) -> str:
     Keys of different images differ but for files that were built to agree; a moved file keeps its key.
     """
     if path.is_dir():
-        from past_core.embed.output import source_key  # which imports anndata: seconds, for few
+        from past_core.slides.identity import source_key
 
         return hashlib.sha256(f"{path.resolve()} {source_key(path)}".encode()).hexdigest()
     found = path.stat()

@@ -1,19 +1,13 @@
 """What determines a virtual stain besides slide and model."""
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from past_core.errors import PastError
-from past_core.remote import Location
 from past_vihc.wsi.grid import LEAST_OVERLAP
 
 if TYPE_CHECKING:
     from past_vihc.files import StainModel
-
-ENDS = 2**16
-"""Bytes of a slide's file that are looked at, from its start and from its end."""
 
 
 class StainError(PastError, ValueError):
@@ -45,18 +39,3 @@ def model_fingerprint(model: "StainModel") -> str:
 
     entry = {"config": model.generator.config, "info": model.info.to_dict() | {"card": None}}
     return fingerprint(entry, {"generator": model.generator})
-
-
-def source_key(path: Location) -> str:
-    """Tells one slide from another: by its size, first and last bytes, or by its metadata."""
-    digest = hashlib.sha256()
-    if isinstance(path, Path) and path.is_file():
-        with path.open("rb") as file:
-            digest.update(file.read(ENDS))
-            file.seek(max(0, path.stat().st_size - ENDS))
-            digest.update(file.read())
-        return f"{path.stat().st_size} bytes, {digest.hexdigest()[:32]}"
-    for metadata in (path / "zarr.json", path / ".zattrs"):
-        if metadata.is_file():
-            digest.update(metadata.read_bytes())
-    return digest.hexdigest()[:32]

@@ -14,6 +14,7 @@ import numpy as np
 
 from past_core.remote import Location
 from past_core.slides import Slide, open_slide, tissue_mask
+from past_core.slides.identity import source_key
 from past_vihc.wsi.blend import SEGMENT, Blender, block_edges
 from past_vihc.wsi.grid import make_grid, windows_with_tissue
 from past_vihc.wsi.output import Outputs, write_outputs
@@ -22,7 +23,6 @@ from past_vihc.wsi.settings import (
     StainError,
     StainSettings,
     model_fingerprint,
-    source_key,
 )
 from past_vihc.wsi.windows import batches
 from past_vihc.wsi.work import StripWriter, WorkFolder
