@@ -167,6 +167,21 @@ def test_nothing_is_left_of_a_write_that_fails(
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".zarr")]
 
 
+def test_values_of_nothing_but_zeros_are_whole_and_lost_ones_refused(
+    image: Path, probe: Probe, encoder: FrozenEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, output = tmp_path / "cells.csv", tmp_path / "p.zarr"
+    table.write_text("x,y\n100,100\n120,90\n")
+    monkeypatch.setattr(Probe, "predict", lambda self, features: np.zeros((len(features), len(R))))
+    with open_slide(image, mpp=0.25) as slide:
+        predict_slide(slide, probe, encoder, output, centroids=table)
+    assert np.array_equal(read_prediction(output).expression[:], np.zeros((2, len(R))))
+    chunk = next(path for path in (output / "tables/predicted/X/c").rglob("*") if path.is_file())
+    chunk.unlink()
+    with pytest.raises(PredictionError, match=r"1 chunks of .*X are gone"):
+        read_prediction(output)
+
+
 def test_tables_of_cells(image: Path, tmp_path: Path) -> None:
     with open_slide(image, mpp=0.25) as slide:
         pixels, microns = tmp_path / "a.csv", tmp_path / "b.parquet"

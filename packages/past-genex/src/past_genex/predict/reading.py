@@ -100,6 +100,11 @@ def read_prediction(path: str | Path) -> Prediction:
         obs, genes = read_elem(table["obs"]), read_elem(table["var"])
         centroids = np.asarray(read_elem(table["obsm/spatial"]), np.float64)
         values = table["X"]
+        for array in (values, table["obsm/spatial"]):
+            if array.nchunks_initialized < array.nchunks:  # zarr reads them as zeros
+                raise ValueError(
+                    f"{array.nchunks - array.nchunks_initialized} chunks of {array.path} are gone"
+                )
     except Exception as error:  # whatever zarr and anndata raise on damage
         raise PredictionError(
             f"{path} is damaged ({type(error).__name__}: {error}); predict again"

@@ -146,6 +146,7 @@ def _write_values(
         shape=(n, len(genes)),
         chunks=(min(ROWS, n), min(512, len(genes))),
         dtype="float32",
+        config={"write_empty_chunks": True},  # to a reader, a chunk that is not there is a lost one
         attributes={"encoding-type": "array", "encoding-version": "0.2.0"},
     )
     for start in range(0, n, ROWS):
