@@ -242,7 +242,8 @@ def test_missing_and_foreign_files(tmp_path):
     files = {
         "empty.svs": (b"", "empty"),
         "text.tif": (b"these are not the pixels", "not an image"),
-        "a.ndpi": (b"MM\0*", "NDPI"),
+        "a.ndpi": (b"MM\0*", "damaged or truncated"),
+        "a.isyntax": (b"<?xml vers", "iSyntax"),
         "a.mrxs": (b"\xff\xd8\xff", "MRXS"),
     }
     for name, (content, message) in files.items():

@@ -6,28 +6,26 @@ from pathlib import Path
 from past_core.errors import PastError
 from past_core.remote import Location, RemotePath, locate
 from past_core.slides.errors import SlideError, SlideNotFoundError
+from past_core.slides.kinds import PLAIN_MAGIC, TIFF_MAGIC
 from past_core.slides.slide import Slide
 
-TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-PLAIN_MAGIC = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG"}
-LATER = {
-    ".ndpi": "Hamamatsu NDPI",
-    ".mrxs": "3DHISTECH MRXS",
-    ".vms": "Hamamatsu VMS",
-    ".bif": "Ventana BIF",
-    ".czi": "Zeiss CZI",
-    ".scn": "Leica SCN",
-    ".isyntax": "Philips iSyntax",
+OURS = (None, "generic-tiff", "aperio")
+"""openslide's names of the TIFFs that our own reader opens; what is not among them needs openslide."""
+UNREADABLE = {
+    ".isyntax": "Philips iSyntax (its vendor's converter writes Philips TIFF, which is read)",
+    ".vsi": "Olympus VSI (bfconvert writes OME-TIFF, which is read)",
 }
-SUPPORTED = "SVS, TIFF, OME-TIFF, PNG, JPEG, OME-Zarr and slide stores"
+SUPPORTED = "SVS, NDPI, MRXS, SCN, BIF, VMS, CZI, TIFF, OME-TIFF, PNG, JPEG, OME-Zarr and slide stores"
 
 
 def open_slide(path: str | Location, *, mpp: float | None = None) -> Slide:
     """Opens a slide of any supported kind; what it is, is told from its content.
 
     Args:
-        path: an SVS, a tiled, stripped or pyramidal TIFF, an OME-TIFF, a PNG, a JPEG, an OME-Zarr folder,
-            or a slide store that `past ingest` wrote. The last two also by URL: s3://, gs://, http(s)://.
+        path: an SVS, a tiled, stripped or pyramidal TIFF, an OME-TIFF, a PNG, a JPEG; a scanner's NDPI, MRXS,
+            SCN, BIF, VMS, CZI, Philips TIFF or whatever else openslide reads (of DICOM one file of the series
+            or its folder); an OME-Zarr folder, or a slide store that `past ingest` wrote. The last two also
+            by URL: s3://, gs://, http(s)://.
         mpp: µm per level-0 pixel, overriding what the file states.
 
     Raises:
@@ -42,11 +40,6 @@ def open_slide(path: str | Location, *, mpp: float | None = None) -> Slide:
         raise SlideNotFoundError(f"{path}: no such slide; expected one of {SUPPORTED}")
     if path.is_dir():
         return _open_folder(path, mpp)
-    if path.suffix.lower() in LATER:
-        raise SlideError(
-            f"{path}: {LATER[path.suffix.lower()]} files are not read; convert the slide to a pyramidal "
-            f"OME-TIFF (for example with bfconvert or vips). Supported: {SUPPORTED}"
-        )
     try:
         with path.open("rb") as file:
             head = file.read(16)
@@ -54,18 +47,35 @@ def open_slide(path: str | Location, *, mpp: float | None = None) -> Slide:
         raise SlideError(f"{path}: cannot be read: {error}") from error
     if not head:
         raise SlideError(f"{path}: the file is empty (0 bytes); expected one of {SUPPORTED}")
+    plain = head.startswith(tuple(PLAIN_MAGIC))
+    if plain and path.suffix.lower() != ".mrxs":  # the file that names an MRXS slide is a JPEG itself
+        from past_core.slides.plain import PlainSlide
+
+        return PlainSlide(path, mpp=mpp)
+    from past_core.slides.openslide import OpenSlideSlide, detect_vendor
+
+    vendor = detect_vendor(path)
+    if vendor not in OURS:
+        return OpenSlideSlide(path, mpp=mpp)
     if head.startswith(TIFF_MAGIC):
-        from past_core.slides.tiff import TiffSlide
+        from past_core.slides.tiff import TiffSlide, ycbcr_jpeg2000
 
+        if vendor == "aperio" and ycbcr_jpeg2000(path):
+            return OpenSlideSlide(path, mpp=mpp)
         return TiffSlide(path, mpp=mpp)
-    for magic in PLAIN_MAGIC:
-        if head.startswith(magic):
-            from past_core.slides.plain import PlainSlide
+    raise SlideError(f"{path}: {_why_not(path, head)}")
 
-            return PlainSlide(path, mpp=mpp)
-    raise SlideError(
-        f"{path}: not an image that PAST knows (it begins with {head[:8]!r}); expected one of {SUPPORTED}"
-    )
+
+def _why_not(path: Path, head: bytes) -> str:
+    suffix = path.suffix.lower()
+    if suffix == ".mrxs":
+        return (
+            f"not a complete MRXS slide: expected the folder {path.with_suffix('')} beside it, with "
+            "Slidedat.ini, and the ending .mrxs in lower case"
+        )
+    if suffix in UNREADABLE:
+        return f"a format that is not read: {UNREADABLE[suffix]}. Expected one of {SUPPORTED}"
+    return f"not an image that PAST knows (it begins with {head[:8]!r}); expected one of {SUPPORTED}"
 
 
 def _open_remote(path: RemotePath, mpp: float | None) -> Slide:
@@ -86,7 +96,14 @@ def _open_remote(path: RemotePath, mpp: float | None) -> Slide:
 
 
 def _open_folder(path: Path, mpp: float | None) -> Slide:
-    return _open_group(path, read_attributes(path), mpp)
+    attributes = read_attributes(path)
+    if not attributes:
+        for file in sorted(path.glob("*.dcm")):
+            from past_core.slides.openslide import OpenSlideSlide, detect_vendor
+
+            if detect_vendor(file) == "dicom":
+                return OpenSlideSlide(file, mpp=mpp)
+    return _open_group(path, attributes, mpp)
 
 
 def _open_group(path: Location, attributes: dict, mpp: float | None) -> Slide:

@@ -20,6 +20,14 @@ logger = logging.getLogger(__name__)
 
 MAX_SEGMENT = 2**28
 """Largest tile or strip, in pixels, that is decoded in one piece."""
+APERIO_JPEG2000_YCBCR = 33003
+VENDORS = {
+    "is_ndpi": "a Hamamatsu NDPI",
+    "is_scn": "a Leica SCN",
+    "is_bif": "a Ventana BIF",
+    "is_philips": "a Philips TIFF",
+}
+"""tifffile's flags of the formats that openslide must read."""
 CACHE_BYTES = 64 * 2**20
 DAMAGE = (
     tifffile.TiffFileError,
@@ -35,6 +43,15 @@ DAMAGE = (
     zlib.error,
 )
 """What tifffile and its decoders raise on files that are truncated, damaged or not understood."""
+
+
+def ycbcr_jpeg2000(path: Path) -> bool:
+    """Whether an SVS keeps YCbCr in JPEG 2000, which tifffile would take for RGB; its files do not say so."""
+    try:
+        with tifffile.TiffFile(path) as tiff:
+            return int(tiff.pages.first.compression) == APERIO_JPEG2000_YCBCR
+    except DAMAGE:
+        return False  # the reader says what is wrong
 
 
 class TiffSlide(Slide):
@@ -54,6 +71,7 @@ class TiffSlide(Slide):
         except DAMAGE as error:
             raise SlideError(f"{path}: damaged or truncated TIFF: {error}") from error
         try:
+            self._refuse_vendors()
             series = self._tiff.series[0]
             self._levels = [_TiffLevel(path, level, self._tiff) for level in series.levels]
             if mpp is None:
@@ -68,6 +86,15 @@ class TiffSlide(Slide):
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[int, int, int], np.ndarray | None] = OrderedDict()
         self._cached = 0
+
+    def _refuse_vendors(self) -> None:
+        """Refuses a scanner's TIFF that openslide did not know: here its layout would be read wrongly."""
+        for flag, name in VENDORS.items():
+            if getattr(self._tiff, flag):
+                raise SlideError(
+                    f"{self._tiff.filename}: {name} by its tags, but openslide does not know it so; it is "
+                    "damaged, or of an unknown version: copy it again, or convert it to OME-TIFF"
+                )
 
     def _read(self, level: int, y: int, x: int, height: int, width: int) -> np.ndarray:
         source = self._levels[level]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from past_core.slides import SLIDE_SUFFIXES
 from past_surv.data.bag_files import (
     SUFFIXES,
     BagError,
@@ -24,10 +25,7 @@ __all__ = ["SUFFIXES", "Bag", "BagError", "BagFolder", "BagNotFoundError", "read
 
 logger = logging.getLogger(__name__)
 
-SLIDES = (
-    ".ome.tiff", ".ome.tif", ".ome.zarr", ".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".czi", ".tiff",
-    ".tif", ".png", ".jpeg", ".jpg", ".zarr",
-)  # fmt: skip
+SLIDES = SLIDE_SUFFIXES
 """Endings of slides, which a slide's id may or may not carry."""
 FOLDERS = ("pt_files", "h5_files", "features_*")
 """Folders in which CLAM and TRIDENT put their bags."""

@@ -8,23 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from past_core.errors import PastError
-from past_core.slides import Slide, open_slide
+from past_core.slides import SLIDE_SUFFIXES, Slide, open_slide
 
 if TYPE_CHECKING:
     from past_core.nuclei.ihc4bc import IhcLabels
 
-IMAGE_SUFFIXES = (
-    ".ome.tiff",
-    ".ome.tif",
-    ".tiff",
-    ".tif",
-    ".svs",
-    ".png",
-    ".jpeg",
-    ".jpg",
-    ".ome.zarr",
-    ".zarr",
-)
+IMAGE_SUFFIXES = SLIDE_SUFFIXES
 """Endings of images; the longest that fits is cut off a name."""
 LABEL_SUFFIXES = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".npy")
 """Endings of label images."""
