@@ -2,13 +2,14 @@
 
 import logging
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from past_core.slides.errors import SlideError
-from past_core.slides.slide import WHITE, Slide, square_mpp
+from past_core.slides.slide import WHITE, Slide, downsample_of, square_mpp
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,10 @@ class OpenSlideSlide(Slide):
         self.vendor = properties.get("openslide.vendor", "")
         require_whole(path, self.vendor, properties)
         self.bounds = _bounds(properties)
-        super().__init__(path, sizes, mpp if mpp is not None else _stated_mpp(path, properties))
+        factors = _factors(sizes, self._downsamples)
+        if mpp is None:
+            mpp = _stated_mpp(path, properties)
+        super().__init__(path, sizes, mpp, downsamples=factors)
 
     def _open(self) -> Any:
         try:
@@ -150,6 +154,13 @@ def _library() -> Any:
     return openslide
 
 
+def _factors(sizes: list[tuple[int, int]], downsamples: Sequence[float]) -> list[float]:
+    """Levels' downsamples as the format states them, but 4 for 4.0003 where rounded sizes explain that."""
+    by_size = [downsample_of(sizes[0], size) for size in sizes]
+    pairs = zip(by_size, downsamples, strict=True)
+    return [found if found == round(stated) else stated for found, stated in pairs]
+
+
 def _stated_mpp(path: Path, properties: dict[str, str]) -> float | None:
     try:
         x, y = (float(properties[f"openslide.mpp-{axis}"]) for axis in "xy")
@@ -169,12 +180,16 @@ def _bounds(properties: dict[str, str]) -> tuple[int, int, int, int] | None:
 
 
 def _on_white(image: Any) -> np.ndarray:
-    """`(3, H, W)` uint8 from an RGBA image, transparency laid over white."""
+    """`(3, H, W)` uint8 from an RGBA image, transparency laid over white.
+
+    No format has transparency of its own: it is where nothing was scanned, and partial at the rim of what
+    was. A pixel of the rim that is covered by more than half keeps its colour.
+    """
     rgba = np.asarray(image)
     rgb = np.ascontiguousarray(rgba[:, :, :3].transpose(2, 0, 1))
     alpha = rgba[:, :, 3]
-    if alpha.size and alpha.min() < 255:
-        through = alpha < 255
+    if alpha.size and alpha.min() < 128:
+        through = alpha < 128
         share = alpha[through].astype(np.float32) / 255
         rgb[:, through] = np.floor(rgb[:, through] * share + WHITE * (1 - share) + 0.5).astype(np.uint8)
     return rgb

@@ -4,6 +4,7 @@ import logging
 import math
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -46,12 +47,20 @@ class Slide(ABC):
         path: where the slide is, for messages.
         sizes: (height, width) of each level, finest first.
         mpp: µm per level-0 pixel, None where unknown.
+        downsamples: level-0 pixels per pixel of each level, where the sizes do not say.
 
     Raises:
         SlideError: a level without pixels, or an mpp that is not a positive number.
     """
 
-    def __init__(self, path: str | Location, sizes: list[tuple[int, int]], mpp: float | None) -> None:
+    def __init__(
+        self,
+        path: str | Location,
+        sizes: list[tuple[int, int]],
+        mpp: float | None,
+        *,
+        downsamples: Sequence[float] | None = None,
+    ) -> None:
         self.path = locate(path)
         self.name = self.path.name
         if mpp is not None and not (np.isfinite(mpp) and mpp > 0):
@@ -59,10 +68,10 @@ class Slide(ABC):
         if not sizes or min(min(size) for size in sizes) < 1:
             raise SlideError(f"{path}: the image has no pixels (level sizes {sizes})")
         self.mpp = None if mpp is None else float(mpp)
+        factors = [downsample_of(sizes[0], size) for size in sizes] if downsamples is None else downsamples
         self.levels = tuple(
             Level(height=height, width=width, mpp=None if mpp is None else mpp * factor, downsample=factor)
-            for height, width in sizes
-            for factor in [_downsample(sizes[0], (height, width))]
+            for (height, width), factor in zip(sizes, factors, strict=True)
         )
         self._warned = False
         self._warn_lock = threading.Lock()
@@ -233,7 +242,7 @@ class View:
         return image
 
 
-def _downsample(base: tuple[int, int], size: tuple[int, int]) -> float:
+def downsample_of(base: tuple[int, int], size: tuple[int, int]) -> float:
     """Level-0 pixels per pixel; a whole number where the sizes agree with one up to rounding."""
     factor = (base[0] / size[0] + base[1] / size[1]) / 2
     whole = round(factor)

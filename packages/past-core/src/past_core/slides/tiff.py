@@ -71,7 +71,7 @@ class TiffSlide(Slide):
         except DAMAGE as error:
             raise SlideError(f"{path}: damaged or truncated TIFF: {error}") from error
         try:
-            self._refuse_vendors()
+            self._refuse_vendors(path)
             series = self._tiff.series[0]
             self._levels = [_TiffLevel(path, level, self._tiff) for level in series.levels]
             if mpp is None:
@@ -87,12 +87,12 @@ class TiffSlide(Slide):
         self._cache: OrderedDict[tuple[int, int, int], np.ndarray | None] = OrderedDict()
         self._cached = 0
 
-    def _refuse_vendors(self) -> None:
+    def _refuse_vendors(self, path: Path) -> None:
         """Refuses a scanner's TIFF that openslide did not know: here its layout would be read wrongly."""
         for flag, name in VENDORS.items():
             if getattr(self._tiff, flag):
                 raise SlideError(
-                    f"{self._tiff.filename}: {name} by its tags, but openslide does not know it so; it is "
+                    f"{path}: {name} by its tags, but openslide does not know it so; it is "
                     "damaged, or of an unknown version: copy it again, or convert it to OME-TIFF"
                 )
 
