@@ -202,8 +202,10 @@ def test_version_2_lacks_the_later_columns(simulated, tmp_path):
 
 
 def test_refuses_what_it_cannot_write(simulated, tmp_path):
-    with pytest.raises(ValueError, match=r"version '1\.9'"):
-        write_bundle(*simulated, tmp_path / "b", version="1.9")
+    with pytest.raises(ValueError, match=r"version '5\.1'.*'1\.0', '1\.3', '1\.9', '2\.0'"):
+        write_bundle(*simulated, tmp_path / "b", version="5.1")
+    with pytest.raises(ValueError, match="neither imported segmentations nor proteins"):
+        write_bundle(*simulated, tmp_path / "b", version="1.3", resegmented=True)
     with pytest.raises(ValueError, match="expected uint8"):
         write_bundle(*simulated, tmp_path / "b", he_image=np.zeros((10, 10, 3), np.uint8))
     assert not (tmp_path / "b").exists()

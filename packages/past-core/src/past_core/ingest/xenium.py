@@ -2,44 +2,40 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
 
-from past_core.ingest.checks import SlideDataError, whole_counts
 from past_core.ingest.write import SlideData
 from past_core.ingest.xenium_alignment import Alignment
-from past_core.ingest.xenium_files import BundleError, BundleNotFoundError
+from past_core.ingest.xenium_checks import FAR_UM, check_counts, check_outlines, locate
+from past_core.ingest.xenium_features import split_features
+from past_core.ingest.xenium_files import BundleError
 from past_core.ingest.xenium_frame import register_slide
-from past_core.ingest.xenium_masks import CELL, NUCLEUS, MaskCentroids, open_cells
-from past_core.ingest.xenium_tables import (
-    ORGANISMS,
-    SUPPORTED,
-    Experiment,
-    genes_of,
-    read_cells,
-    read_experiment,
-    read_matrix,
-    read_outlines,
-)
+from past_core.ingest.xenium_layout import BundleFiles, find_files
+from past_core.ingest.xenium_masks import CELL, NUCLEUS, CellsZarr, MaskCentroids, cell_id_strings, open_cells
+from past_core.ingest.xenium_matrix import read_matrix
+from past_core.ingest.xenium_outlines import Outlines, read_outlines
+from past_core.ingest.xenium_tables import KNOWN, ORGANISMS, Experiment, read_cells, read_experiment
 from past_core.slides import Slide, open_slide
 
 logger = logging.getLogger(__name__)
 
 MAX_OUTSIDE = 0.01
 """Share of cells outside the H&E above which the alignment is taken to be wrong."""
-FAR_UM = 2.0
-"""A mask's centroid farther than this from the table's counts as a disagreement."""
+NUCLEUS_REACH = 3.0
+"""How far a nucleus may lie from its cell's centroid, in radii of a disc of the cell's area."""
+CELL_REACH = 1.5
+"""The same of the middle of a cell's outline."""
 
-FILES = {
-    "experiment": "experiment.xenium",
-    "cells": "cells.parquet",
-    "matrix": "cell_feature_matrix.h5",
-    "masks": "cells.zarr.zip",
-    "cell_boundaries": "cell_boundaries.parquet",
-    "nucleus_boundaries": "nucleus_boundaries.parquet",
+DEGRADED = {
+    "masks": "positions are the table's centroids",
+    "cell_boundaries": "circles stand for the outlines of the cells",
+    "nucleus_boundaries": "the slide has no outlines of nuclei",
 }
+"""Files that one can do without, and what that means."""
 
 
 def read_bundle(
@@ -47,6 +43,7 @@ def read_bundle(
     he: Path | str,
     *,
     alignment: Path | str | None = None,
+    registration: Path | str | None = None,
     name: str | None = None,
     patient: str | None = None,
     cancer_type: str | None = None,
@@ -54,17 +51,27 @@ def read_bundle(
     mpp: float | None = None,
     max_outside: float = MAX_OUTSIDE,
 ) -> SlideData:
-    """Reads a bundle of Xenium 2.0 to 3.x and the H&E of the same section.
+    """Reads a bundle of Xenium 1.0 to 4.0 and the H&E of the same section.
 
+    The layout of a file is recognised by what is in it; the version that the manifest states is on record.
     A cell's position is the mean of its mask's pixel centres, carried to the H&E by the inverse alignment;
     a cell without a pixel takes the table's centroid and is counted in the report. Both frames have their
-    origin at the outer corner of the first pixel. Genes are the features of type Gene Expression, counts raw.
+    origin at the outer corner of the first pixel. Genes are the features of type Gene Expression, counts raw;
+    intensities of proteins stand apart in obsm["protein"]; controls of all kinds are counted and dropped.
+
+    Ids that are whole numbers (before 1.3) become decimal strings, as in the bundle's own count matrix. The
+    masks and both tables of outlines may lack: that is warned of and put on record.
+
+    What the files tell twice must agree (see `xenium_checks`): of swapped axes or mixed files only those go
+    unnoticed that are the same in masks, table and outlines.
 
     Args:
         bundle: The output folder with experiment.xenium.
         he: The H&E image, of any kind that `open_slide` reads; its pixels are read later, tile by tile.
         alignment: CSV with the 3x3 matrix from full-resolution H&E pixels to morphology pixels. By default
             the file that the vendor puts beside the image: X.ome.tif -> Xalignment.csv.
+        registration: Folder that `past register` made, or its report, instead of an alignment: its matrix
+            and its local correction.
         name: The slide's name; by default the region's, else the folder's.
         patient: The patient, if known.
         cancer_type: The cancer type, if known.
@@ -83,63 +90,80 @@ def read_bundle(
         SlideError: The H&E is damaged or not an RGB image.
     """
     bundle, he = Path(bundle), Path(he)
-    if not bundle.is_dir():
-        raise BundleNotFoundError(
-            f"{bundle} is not a folder: expected a Xenium output bundle with experiment.xenium"
-        )
-    paths = {label: bundle / file for label, file in FILES.items()}
-    experiment = read_experiment(paths["experiment"])
-    organism = _organism(experiment, organism, paths["experiment"])
+    files = find_files(bundle)
+    experiment = read_experiment(files.experiment)
+    organism = _organism(experiment, organism, files.experiment)
     image = open_slide(he, mpp=mpp)
-    registered = register_slide(image, he, alignment=alignment, pixel_size=experiment.pixel_size)
-    frame = registered.frame
-    paths |= {"he": he, "alignment": registered.path}
-
-    cells = read_cells(paths["cells"])
-    matrix = read_matrix(paths["matrix"], len(cells))
-    _same_ids(cells.index, matrix.barcodes, paths["cells"], f"{paths['matrix']} (/matrix/barcodes)")
-    masks = _read_masks(paths["masks"], paths["cells"], cells, experiment)
-    try:
-        whole = whole_counts(
-            matrix.counts, str(paths["matrix"]), cells.index, pd.Index(matrix.features["id"])
-        )
-    except SlideDataError as error:
-        raise BundleError(str(error)) from error
-    counts, genes, dropped = genes_of(matrix._replace(counts=whole), paths["matrix"])
-
-    pixels, n_fallback, n_far = _positions(masks, cells, experiment.pixel_size)
-    centroids = frame.to_image(pixels)
-    n_outside = _check_inside(centroids, image, he, registered.path, max_outside)
-
-    obs = _observations(cells, np.asarray(whole.sum(axis=1) - counts.sum(axis=1)).ravel())
-    outlines = {}
-    for label in ("cell_boundaries", "nucleus_boundaries"):
-        outlines[label] = _polygons(paths[label], cells.index, frame, experiment.pixel_size)
-    logger.info(
-        "%s: %d cells, %d genes, %s features dropped", bundle, len(cells), len(genes), sum(dropped.values())
+    registered = register_slide(
+        image,
+        he,
+        alignment=alignment,
+        pixel_size=experiment.pixel_size,
+        registration=registration,
+        bundle=bundle,
     )
+    frame, pixel_size = registered.frame, experiment.pixel_size
+
+    cells = read_cells(files.cells)
+    matrix = read_matrix(files.matrix, len(cells))
+    _spell_as(cells, matrix.barcodes)
+    _same_ids(cells.index, matrix.barcodes, files.cells, f"{files.matrix} (barcodes)")
+    features = split_features(matrix, files.matrix)
+    mismatched = check_counts(features.counts, cells, files.cells, files.matrix)
+    masks = None if files.masks is None else _read_masks(files.masks, files.cells, cells, experiment)
+    places = locate(masks, cells, pixel_size, files.cells, files.masks)
+    outlines = _read_outlines(files, cells, places.pixels * pixel_size, places.radius_um)
+    if "nucleus_count" not in cells:
+        cells["nucleus_count"] = _count_nuclei(cells, outlines["nucleus_boundaries"])
+
+    centroids = frame.to_image(places.pixels)
+    n_outside = _check_inside(centroids, image, he, registered.path, max_outside)
+    table = AnnData(
+        X=features.counts,
+        obs=_observations(cells, features.control_counts),
+        var=features.genes,
+        obsm={"spatial": centroids},
+    )
+    if features.proteins is not None:
+        table.obsm["protein"] = features.proteins.set_axis(table.obs_names)
+    shapes = {
+        label: None if found is None else _polygons(found.vertices, cells.index, frame, pixel_size)
+        for label, found in outlines.items()
+    }
+    notes = _notes(files, experiment, len(cells))
+    for note in notes:
+        logger.warning("%s: %s", bundle, note)
+    nuclei = outlines["nucleus_boundaries"]
+    report: dict[str, Any] = {
+        "xenium_version": experiment.version_text,
+        "panel": experiment.panel,
+        "cells": len(cells),
+        "cells_without_mask": places.without_mask,
+        "cells_mask_table_disagree": places.disagree,
+        "cells_counts_disagree": mismatched,
+        "cells_outside_image": n_outside,
+        "nuclei_without_cell": 0 if nuclei is None else nuclei.without_cell,
+        **features.record,
+        "notes": notes,
+    }
+    logger.info("%s: %d cells, %d genes", bundle, *features.counts.shape)
     return SlideData(
         name=name or experiment.region or bundle.name,
         image=image,
         mpp=registered.mpp,
-        table=AnnData(X=counts, obs=obs, var=genes, obsm={"spatial": centroids}),
-        cell_boundaries=outlines["cell_boundaries"].set_index("cell_id"),
-        nucleus_boundaries=outlines["nucleus_boundaries"],
+        table=table,
+        cell_boundaries=None
+        if shapes["cell_boundaries"] is None
+        else shapes["cell_boundaries"].set_index("cell_id"),
+        nucleus_boundaries=shapes["nucleus_boundaries"],
         patient=patient,
         cancer_type=cancer_type,
         assay="xenium",
         organism=organism,
         modality="spatial",
-        sources=paths,
+        sources=_sources(files) | {"he": he, "alignment": registered.path},
         registration=registered.record,
-        report={
-            "xenium_version": experiment.version_text,
-            "cells": len(cells),
-            "cells_without_mask": n_fallback,
-            "cells_mask_table_disagree": n_far,
-            "cells_outside_image": n_outside,
-            "features_dropped": dropped,
-        },
+        report=report,
     )
 
 
@@ -165,59 +189,99 @@ def _same_ids(expected: pd.Index, found: np.ndarray, expected_in: Path, found_in
         )
 
 
+def _spell_as(cells: pd.DataFrame, barcodes: np.ndarray) -> None:
+    """Spells whole-number ids as the matrix does where that is the later versions' way (1 -> aaaaaaab-1)."""
+    if not cells.attrs["integer_ids"] or cells.index[0] == barcodes[0]:
+        return
+    numbers = cells.index.astype(str)
+    if max(map(len, numbers)) > 10 or not all(name.isdigit() for name in numbers):
+        return
+    prefixes = numbers.astype(np.int64).to_numpy()
+    if prefixes.max() < 2**32:
+        spelt = cell_id_strings(np.column_stack([prefixes, np.ones_like(prefixes)]))
+        if (spelt == barcodes).all():
+            cells.attrs["aliases"] = cells.index
+            cells.index = pd.Index(spelt, name="cell_id")
+
+
 def _read_masks(path: Path, cells_path: Path, cells: pd.DataFrame, experiment: Experiment) -> MaskCentroids:
     """Checks layout and ids of cells.zarr.zip, counts nuclei where the table does not, averages the mask."""
     with open_cells(path) as archive:
-        low, high = SUPPORTED
-        if "polygon_sets" not in archive or (experiment.version is not None and experiment.version < low):
-            raise BundleError(
-                f"{path}: the layout of Xenium before 2.0 (version {experiment.version_text!r}); versions "
-                "2.0 to 3.x are read. Xenium Ranger 2 or later rewrites old bundles (xeniumranger resegment)"
-            )
-        if experiment.version is None or experiment.version >= high:
-            logger.warning(
-                "%s: version %r is not known; reads it by its layout, which is that of 2.0 to 3.x",
-                path.parent,
-                experiment.version_text,
-            )
-        _same_ids(cells.index, archive.cell_ids(len(cells)), cells_path, f"{path} (cell_id)")
-        transform = archive.values("masks/homogeneous_transform", ndim=2)
-        if transform.shape != (4, 4) or not np.allclose(
-            transform[:2, :2] * experiment.pixel_size, np.eye(2), rtol=1e-3
-        ):
-            raise BundleError(
-                f"{path}: masks/homogeneous_transform is {transform.tolist()}, but experiment.xenium gives "
-                f"{experiment.pixel_size} µm per pixel: expected a scale of {1 / experiment.pixel_size:.4g}"
-            )
-        if "nucleus_count" not in cells:
-            cells["nucleus_count"] = np.bincount(archive.owners(NUCLEUS, len(cells)), minlength=len(cells))
+        _warn_of_version(path, archive, experiment)
+        ids = archive.cell_ids(len(cells))
+        if archive.layout == "plain" and not cells.index[0].isdigit():
+            ids = cell_id_strings(np.column_stack([ids.astype(np.int64), np.ones(len(ids), dtype=np.int64)]))
+        _same_ids(cells.index, ids, cells_path, f"{path} (cell_id)")
+        if archive.layout == "polygon_sets" or "masks/homogeneous_transform" in archive:
+            transform = archive.values("masks/homogeneous_transform", ndim=2)
+            if transform.shape != (4, 4) or not np.allclose(
+                transform[:2, :2] * experiment.pixel_size, np.eye(2), rtol=1e-3
+            ):
+                raise BundleError(
+                    f"{path}: masks/homogeneous_transform is {transform.tolist()}, but experiment.xenium "
+                    f"gives {experiment.pixel_size} µm per pixel: expected a scale of "
+                    f"{1 / experiment.pixel_size:.4g}"
+                )
+        if "nucleus_count" not in cells and archive.layout == "polygon_sets":
+            owner = archive.owners(NUCLEUS, len(cells)).rows
+            cells["nucleus_count"] = np.bincount(owner[owner >= 0], minlength=len(cells))
         return archive.centroids(CELL, len(cells))
 
 
-def _positions(masks: MaskCentroids, cells: pd.DataFrame, pixel_size: float) -> tuple[np.ndarray, int, int]:
-    """(N, 2) centroids in morphology pixels; how many came from the table, and how many disagree with it."""
-    table = cells[["x_centroid", "y_centroid"]].to_numpy(dtype=np.float64) / pixel_size
-    without = masks.n_pixels == 0
-    lost = np.flatnonzero(without & ~np.isfinite(table).all(axis=1))
-    if lost.size:
-        raise BundleError(
-            f"cell {cells.index[lost[0]]!r} (row {lost[0]}) has neither a pixel in the cell mask nor a "
-            "finite x_centroid and y_centroid in cells.parquet"
-        )
-    far = np.hypot(*(masks.xy - table).T) * pixel_size > FAR_UM
-    if without.any():
-        logger.warning(
-            "%d of %d cells have no pixel in the mask; takes the table's centroids", without.sum(), len(far)
-        )
-    if far.mean() > MAX_OUTSIDE:
-        logger.warning(
-            "%d of %d cells lie more than %g µm from the table's centroids; are cells.zarr.zip and "
-            "cells.parquet of the same segmentation?",
-            far.sum(),
-            len(far),
-            FAR_UM,
-        )
-    return np.where(without[:, None], table, masks.xy), int(without.sum()), int(far.sum())
+def _warn_of_version(path: Path, archive: CellsZarr, experiment: Experiment) -> None:
+    low, high = KNOWN
+    if experiment.version is None or not low <= experiment.version < high:
+        found, why = "is not known", "reads it by its layout"
+    elif (experiment.version >= (2, 0)) != (archive.layout == "polygon_sets"):
+        found, why = "does not have this layout", "the layout counts"
+    else:
+        return
+    logger.warning(
+        "%s: version %r %s; %s (%s)", path.parent, experiment.version_text, found, why, archive.layout
+    )
+
+
+def _read_outlines(
+    files: BundleFiles, cells: pd.DataFrame, positions_um: np.ndarray, radius_um: np.ndarray
+) -> dict[str, Outlines | None]:
+    """Both boundary tables, checked to lie around their cells; None for one that is not there."""
+    found: dict[str, Outlines | None] = {}
+    for label, reach in (("cell_boundaries", CELL_REACH), ("nucleus_boundaries", NUCLEUS_REACH)):
+        path = getattr(files, label)
+        found[label] = None
+        if path is not None:
+            other, orphans = cells.attrs.get("aliases"), label == "nucleus_boundaries"
+            outlines = read_outlines(path, cells.index, orphans=orphans, aliases=other)
+            check_outlines(outlines.vertices, positions_um, FAR_UM + reach * radius_um, cells.index, path)
+            found[label] = outlines
+    return found
+
+
+def _count_nuclei(cells: pd.DataFrame, nuclei: Outlines | None) -> np.ndarray:
+    """(N,) nuclei of each cell, where neither table nor polygon sets tell: by outlines, else by area."""
+    if nuclei is not None:
+        owner = nuclei.vertices.drop_duplicates("polygon")["cell"].to_numpy()
+        return np.bincount(owner, minlength=len(cells))
+    if "nucleus_area" in cells:
+        return (cells["nucleus_area"].fillna(0) > 0).to_numpy(dtype=np.int64)
+    return np.zeros(len(cells), dtype=np.int64)
+
+
+def _notes(files: BundleFiles, experiment: Experiment, n_cells: int) -> list[str]:
+    """What a reader of the slide should know about the bundle."""
+    notes = [f"{label} not found: {DEGRADED[label]}" for label in files.missing()]
+    if experiment.num_cells not in (None, n_cells):
+        notes.append(f"the manifest states {experiment.num_cells} cells, the table holds {n_cells}")
+    return notes
+
+
+def _sources(files: BundleFiles) -> dict[str, Path]:
+    """The files to hash; of a matrix in a folder, the file of the counts."""
+    sources = files.present()
+    if files.matrix.is_dir():
+        packed = files.matrix / "matrix.mtx.gz"
+        sources["matrix"] = packed if packed.is_file() else files.matrix / "matrix.mtx"
+    return sources
 
 
 def _check_inside(centroids: np.ndarray, image: Slide, he: Path, alignment: Path, max_outside: float) -> int:
@@ -244,16 +308,17 @@ def _observations(cells: pd.DataFrame, controls: np.ndarray) -> pd.DataFrame:
     obs["nucleus_count"] = cells["nucleus_count"].fillna(0).to_numpy(dtype=np.int64)
     obs["control_counts"] = controls.astype(np.int64)
     if "segmentation_method" in cells:
-        obs["segmentation_method"] = pd.Categorical(cells["segmentation_method"].astype(str))
+        obs["segmentation_method"] = cells["segmentation_method"].to_numpy()
     return obs
 
 
-def _polygons(path: Path, cell_ids: pd.Index, frame: Alignment, pixel_size: float) -> pd.DataFrame:
+def _polygons(
+    vertices: pd.DataFrame, cell_ids: pd.Index, frame: Alignment, pixel_size: float
+) -> pd.DataFrame:
     """Outlines in H&E pixels as a GeoDataFrame with the column cell_id."""
     from past_core.ingest.outlines import polygons_from_vertices
 
-    vertices = read_outlines(path, cell_ids)
     points = frame.to_image(vertices[["x", "y"]].to_numpy() / pixel_size)
     outlines = polygons_from_vertices(vertices["polygon"].to_numpy(), points[:, 0], points[:, 1])
-    owner = vertices.drop_duplicates("polygon")["cell_id"]
-    return outlines.assign(cell_id=owner.to_numpy())
+    owner = vertices.drop_duplicates("polygon")["cell"].to_numpy()
+    return outlines.assign(cell_id=cell_ids.to_numpy()[owner])

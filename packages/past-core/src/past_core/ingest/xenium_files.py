@@ -2,14 +2,13 @@
 
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import h5py
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from past_core.errors import PastError
 
@@ -23,6 +22,46 @@ class BundleNotFoundError(PastError, FileNotFoundError):
 
 
 AGAIN = "copy the bundle again"
+MAX_JSON = 2**26
+"""Largest manifest in bytes."""
+MAX_TEXT = 4096
+"""Longest fixed-width string in an HDF5 file, in bytes."""
+
+# What libraries raise on damaged content; PastErrors, which are ValueErrors too, are let through.
+DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@contextmanager
+def named_after(path: Path, what: str) -> Iterator[None]:
+    """Turns what a library raises on damaged content into an error that names the file.
+
+    Args:
+        path: The file.
+        what: What it should have been, such as "a whole zip file".
+
+    Raises:
+        BundleError: Instead of any of `DAMAGED`.
+    """
+    try:
+        yield
+    except PastError:
+        raise
+    except DAMAGED as error:
+        said = str(error).strip() or type(error).__name__
+        raise BundleError(f"{path} is not {what} ({said[:300]}); {AGAIN}") from error
 
 
 def require_file(path: Path, what: str) -> Path:
@@ -44,46 +83,16 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
     Raises:
         BundleNotFoundError: The file is not there.
-        BundleError: It is no JSON object.
+        BundleError: It is no JSON object, or larger than any manifest.
     """
     require_file(path, what)
-    try:
+    if path.stat().st_size > MAX_JSON:
+        raise BundleError(f"{path} has {path.stat().st_size} bytes, too many for {what}")
+    with named_after(path, "readable JSON"):
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BundleError(f"{path} is not readable JSON ({error}); {AGAIN}") from error
     if not isinstance(content, dict):
         raise BundleError(f"{path} holds a JSON {type(content).__name__}, expected an object: {what}")
     return content
-
-
-def read_table(
-    path: Path, what: str, *, required: tuple[str, ...], optional: tuple[str, ...] = ()
-) -> pa.Table:
-    """Reads columns of a parquet file by name.
-
-    Args:
-        path: The file.
-        what: What it is, for messages.
-        required: Columns that must be there.
-        optional: Columns that are read where they exist.
-
-    Raises:
-        BundleNotFoundError: The file is not there.
-        BundleError: It is no parquet file, truncated, or lacks a column.
-    """
-    require_file(path, what)
-    try:
-        with pq.ParquetFile(path) as file:
-            present = file.schema_arrow.names
-            missing = [column for column in required if column not in present]
-            if missing:
-                raise BundleError(
-                    f"{path} has no column {', '.join(map(repr, missing))}: expected {what} with "
-                    f"{', '.join(required)}; found {', '.join(present)}"
-                )
-            return file.read(columns=[*required, *(column for column in optional if column in present)])
-    except (pa.ArrowException, OSError) as error:
-        raise BundleError(f"{path} is not a whole parquet file ({error}); {AGAIN}") from error
 
 
 @contextmanager
@@ -95,15 +104,31 @@ def open_hdf5(path: Path, what: str) -> Iterator[h5py.File]:
         BundleError: It is no HDF5 file, truncated, or lacks what is asked for.
     """
     require_file(path, what)
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except BundleError:
-        raise
-    except KeyError as error:
-        raise BundleError(f"{path} lacks a part of {what} ({error.args[0]})") from error
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise BundleError(f"{path} is not a whole HDF5 file ({error}); {AGAIN}") from error
+    with named_after(path, "a whole HDF5 file"):
+        try:
+            with h5py.File(path, "r") as file:
+                yield file
+        except KeyError as error:
+            raise BundleError(f"{path} lacks a part of {what} ({error.args[0]})") from error
+
+
+def dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+    """A dataset that lies in this very file and whose elements are numbers or short text.
+
+    Raises:
+        KeyError: It is not there.
+        BundleError: It is a group, a link into another file, or of another kind.
+    """
+    link = group.get(name, getlink=True)
+    found = group[name] if not isinstance(link, h5py.ExternalLink) else None
+    if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+        raise BundleError(f"{path}: {group.name}/{name} is no dataset of this file; {AGAIN}")
+    if found.ndim != 1 or found.dtype.kind not in "iufSO" or found.dtype.itemsize > MAX_TEXT:
+        raise BundleError(
+            f"{path}: {group.name}/{name} is {found.dtype} of shape {found.shape}, expected one dimension of "
+            "numbers or text"
+        )
+    return found
 
 
 @contextmanager
@@ -115,8 +140,5 @@ def open_zip(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
         BundleError: It is no zip, truncated or damaged.
     """
     require_file(path, what)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise BundleError(f"{path} is not a whole zip file ({error}); {AGAIN}") from error
+    with named_after(path, "a whole zip file"), zipfile.ZipFile(path) as archive:
+        yield archive

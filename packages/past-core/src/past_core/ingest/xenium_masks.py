@@ -5,12 +5,12 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import zarr
 
-from past_core.ingest.xenium_files import AGAIN, BundleError, open_zip
+from past_core.ingest.xenium_files import AGAIN, BundleError, named_after, open_zip
 
 NUCLEUS, CELL = 0, 1
 """Names of the masks and polygon sets."""
@@ -19,6 +19,13 @@ MAX_CHUNK = 2**30
 """Largest chunk in bytes that is decoded in one piece."""
 MAX_PIXELS = 2**36
 """Largest mask in pixels; the instrument's largest region has about 2**33."""
+MAX_METADATA = 2**22
+"""Largest piece of metadata in bytes."""
+MAX_LABEL = 2**31
+NO_OWNER = 2**32 - 1
+"""Stands for the cell of a nucleus that has none."""
+
+Layout = Literal["polygon_sets", "seg_mask_value", "plain"]
 
 # A zarr array may name any codec, Pickle among them; only these run, and only on numbers.
 _COMPRESSORS = {None, "blosc", "gzip", "lz4", "zlib", "zstd"}
@@ -43,16 +50,64 @@ class CellsZarr:
     Args:
         path: The zip file.
         archive: The same, open.
+
+    Attributes:
+        layout: How labels of the masks are tied to cells. "polygon_sets" (2.0 and later): label = position of
+            the polygon + 1, and the polygon names its cell. "seg_mask_value" (1.3 to 1.9): the label of each
+            cell, and of its one nucleus. "plain" (before 1.3): the label is the cell's whole-number id.
+
+    Raises:
+        BundleError: The layout is none of these.
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
         self.path = path
         self._archive = archive
-        self._names = set(archive.namelist())
-        self._root = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r", zarr_format=2)
+        self._entries = {info.filename: info for info in archive.infolist()}
+        # Consolidated metadata would be a second description of each array, past the one that is checked.
+        store = zarr.storage.ZipStore(path, mode="r")
+        self._root = zarr.open_group(store, mode="r", zarr_format=2, use_consolidated=False)
+        self.layout: Layout = self._sniff()
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._root.store.close()
+
+    def _sniff(self) -> Layout:
+        if "polygon_sets" in self:
+            return "polygon_sets"
+        if "seg_mask_value" in self:
+            return "seg_mask_value"
+        shape = self._described("cell_id")["shape"]
+        if len(shape) == 1 or shape[1:] == [1]:
+            return "plain"
+        raise BundleError(
+            f"{self.path} has neither polygon_sets (Xenium 2.0 and later) nor seg_mask_value (1.3 to 1.9), "
+            "but ids of two parts: no known layout"
+        )
 
     def __contains__(self, name: str) -> bool:
-        return f"{name}/.zarray" in self._names or f"{name}/.zgroup" in self._names
+        return f"{name}/.zarray" in self._entries or f"{name}/.zgroup" in self._entries
+
+    def _described(self, name: str) -> dict[str, Any]:
+        """The metadata of an array.
+
+        Raises:
+            BundleError: There is none, or they are too large to be.
+        """
+        entry = self._entries.get(f"{name}/.zarray")
+        if entry is None:
+            raise BundleError(f"{self.path} has no array {name!r}; {AGAIN}")
+        if entry.file_size > MAX_METADATA:
+            raise BundleError(f"{self.path}: {entry.filename} claims {entry.file_size} bytes")
+        described = json.loads(self._archive.read(entry))
+        if not isinstance(described, dict) or not all(
+            isinstance(described.get(key), list)
+            and all(type(size) is int and 0 <= size < 2**48 for size in described[key])
+            for key in ("shape", "chunks")
+        ):
+            raise BundleError(f"{self.path}: {entry.filename} does not describe an array")
+        return described
 
     def array(self, name: str, *, ndim: int) -> zarr.Array:
         """Opens an array of numbers.
@@ -60,10 +115,9 @@ class CellsZarr:
         Raises:
             BundleError: It is missing, not of numbers, of other dimensions, or in chunks too large to decode.
         """
-        if f"{name}/.zarray" not in self._names:
-            raise BundleError(f"{self.path} has no array {name!r}; expected the layout of Xenium 2.0 to 3.x")
-        described = json.loads(self._archive.read(f"{name}/.zarray"))
-        compressor = (described.get("compressor") or {}).get("id")
+        described = self._described(name)
+        codec = described.get("compressor")
+        compressor = codec.get("id") if isinstance(codec, dict) else codec
         dtype = np.dtype(described["dtype"]) if isinstance(described.get("dtype"), str) else np.dtype(object)
         if described.get("filters") or compressor not in _COMPRESSORS or dtype.kind not in "uif":
             raise BundleError(
@@ -71,11 +125,21 @@ class CellsZarr:
                 f"{described.get('filters')!r} is not read; expected plain numbers"
             )
         chunks, shape = described["chunks"], described["shape"]
-        if len(shape) != ndim or np.prod(chunks, dtype=float) * dtype.itemsize > MAX_CHUNK:
+        size = np.prod(chunks, dtype=float) * dtype.itemsize
+        if len(shape) != ndim or len(chunks) != ndim or min([*shape, *chunks]) < 1 or size > MAX_CHUNK:
             raise BundleError(
-                f"{self.path}: array {name!r} has shape {shape} in chunks of {chunks}; expected {ndim}D"
+                f"{self.path}: array {name!r} has shape {shape} in chunks of {chunks}; expected {ndim}D in "
+                f"chunks of at most {MAX_CHUNK} bytes"
             )
-        return self._root[name]
+        for entry in self._entries.values():
+            if entry.filename.startswith(f"{name}/") and entry.file_size > max(2 * size, MAX_METADATA):
+                raise BundleError(
+                    f"{self.path}: {entry.filename} claims {entry.file_size} bytes for a chunk of {size:.0f}"
+                )
+        found = self._root[name]
+        if not isinstance(found, zarr.Array) or list(found.shape) != shape or list(found.chunks) != chunks:
+            raise BundleError(f"{self.path}: {name!r} is described twice; {AGAIN}")
+        return found
 
     def values(self, name: str, *, ndim: int, rows: int | None = None) -> np.ndarray:
         """Reads a small array whole.
@@ -93,39 +157,74 @@ class CellsZarr:
             raise BundleError(
                 f"{self.path}: array {name!r} has {array.shape[0]} rows, expected {rows} (cells)"
             )
-        if array.size > MAX_CHUNK:
+        if array.nbytes > MAX_CHUNK:
             raise BundleError(f"{self.path}: array {name!r} of shape {array.shape} is too large")
         return np.asarray(array[...])
 
     def cell_ids(self, n_cells: int) -> np.ndarray:
-        """(N,) ids as strings."""
+        """(N,) ids as strings; whole-number ids in decimal."""
+        if self.layout == "plain":
+            ndim = len(self._described("cell_id")["shape"])
+            return self.values("cell_id", ndim=ndim, rows=n_cells).ravel().astype(str).astype(object)
         pairs = self.values("cell_id", ndim=2, rows=n_cells)
-        if pairs.shape[1] != 2:
+        if pairs.shape[1] != 2 or pairs.dtype.kind not in "ui":
             raise BundleError(
-                f"{self.path}: array 'cell_id' has {pairs.shape[1]} columns, expected prefix and suffix"
+                f"{self.path}: array 'cell_id' has {pairs.shape[1]} columns of {pairs.dtype}, expected "
+                "prefix and suffix"
             )
         return cell_id_strings(pairs)
 
-    def owners(self, kind: int, n_cells: int) -> np.ndarray:
-        """(P,) row of the cell that owns each label 1..P of a mask.
+    def owners(self, kind: int, n_cells: int) -> "Owners":
+        """The cell that owns each label of a mask.
 
         Raises:
-            BundleError: An owner is no row of the table.
+            BundleError: An owner is no row of the table, or two cells have one label.
         """
-        owners = self.values(f"polygon_sets/{kind}/cell_index", ndim=1).astype(np.int64)
-        bad = np.flatnonzero((owners < 0) | (owners >= n_cells))
+        if self.layout == "polygon_sets":
+            name = f"polygon_sets/{kind}/cell_index"
+            rows = self._whole(name)
+            if kind == NUCLEUS:  # a nucleus that lies in no cell
+                rows = np.where(rows == NO_OWNER, -1, rows)
+            bad = np.flatnonzero((rows < (0 if kind == CELL else -1)) | (rows >= n_cells))
+            if bad.size:
+                raise BundleError(
+                    f"{self.path}: {name} is {rows[bad[0]]} at {bad[0]}, expected a row below {n_cells}"
+                )
+            return Owners(np.arange(1, len(rows) + 1), rows, name)
+        name = "seg_mask_value" if self.layout == "seg_mask_value" else "cell_id"
+        labels = self._whole(name, rows=n_cells)
+        bad = np.flatnonzero((labels < 1) | (labels >= MAX_LABEL))
         if bad.size:
             raise BundleError(
-                f"{self.path}: polygon_sets/{kind}/cell_index is {owners[bad[0]]} at {bad[0]}, "
-                f"expected a row below {n_cells}"
+                f"{self.path}: {name} is {labels[bad[0]]} at {bad[0]}, expected a label of the mask from 1"
             )
-        return owners
+        order = np.argsort(labels, kind="stable")
+        twice = np.flatnonzero(np.diff(labels[order]) == 0)
+        if twice.size:
+            raise BundleError(
+                f"{self.path}: {name} gives label {labels[order][twice[0]]} to the cells in rows "
+                f"{order[twice[0]]} and {order[twice[0] + 1]}"
+            )
+        return Owners(labels[order], order, name)
+
+    def _whole(self, name: str, rows: int | None = None) -> np.ndarray:
+        """(n,) int64 of an array of whole numbers."""
+        ndim = len(self._described(name)["shape"])
+        values = self.values(name, ndim=ndim, rows=rows)
+        if values.dtype.kind not in "ui" or values.size != len(values):
+            raise BundleError(
+                f"{self.path}: {name} is {values.dtype} {values.shape}, expected a list of whole numbers"
+            )
+        return values.ravel().astype(np.int64)
 
     def mask_tiles(self, kind: int) -> Iterator[tuple[int, int, np.ndarray]]:
         """Goes through a mask by its own chunks: (first row, first column, labels)."""
         mask = self.array(f"masks/{kind}", ndim=2)
         height, width = mask.shape
-        if mask.dtype.kind not in "ui" or height * width > MAX_PIXELS:
+        n_chunks = -(-height // mask.chunks[0]) * -(-width // mask.chunks[1])
+        stored = sum(1 for name in self._entries if name.startswith(f"masks/{kind}/"))
+        # Chunks of nothing but background may be left out, but hardly all of them.
+        if mask.dtype.kind not in "ui" or height * width > MAX_PIXELS or n_chunks > 1000 * max(stored, 1):
             raise BundleError(
                 f"{self.path}: masks/{kind} is {mask.dtype} {mask.shape}, expected a label image"
             )
@@ -145,28 +244,46 @@ class CellsZarr:
             BundleError: The mask is damaged, holds labels without an owner, or no label at all.
         """
         owners = self.owners(kind, n_cells)
-        count, sum_x, sum_y = (np.zeros(len(owners) + 1) for _ in range(3))
+        count, sum_x, sum_y = (np.zeros(len(owners.labels)) for _ in range(3))
         for y, x, labels in self.mask_tiles(kind):
             label, row, column, length = _runs(labels)
             if label.size == 0:
                 continue
             found, which = np.unique(label, return_inverse=True)
-            if found[-1] > len(owners):
+            at = np.minimum(np.searchsorted(owners.labels, found), len(owners.labels) - 1)
+            strange = found[owners.labels[at] != found]
+            if strange.size:
                 raise BundleError(
-                    f"{self.path}: masks/{kind} holds label {found[-1]}, but polygon_sets/{kind} has only "
-                    f"{len(owners)} polygons"
+                    f"{self.path}: masks/{kind} holds label {strange[0]}, but {owners.name} has only "
+                    f"{len(owners.labels)} labels and not this one"
                 )
-            count[found] += np.bincount(which, weights=length)
-            sum_x[found] += np.bincount(which, weights=length * (x + column + length / 2))
-            sum_y[found] += np.bincount(which, weights=length * (y + row + 0.5))
+            count[at] += np.bincount(which, weights=length)
+            sum_x[at] += np.bincount(which, weights=length * (x + column + length / 2))
+            sum_y[at] += np.bincount(which, weights=length * (y + row + 0.5))
         if not count.any():
             raise BundleError(f"{self.path}: masks/{kind} is empty; {AGAIN}")
-        per_cell = np.bincount(owners, weights=count[1:], minlength=n_cells)
+        owned = owners.rows >= 0
+        row = owners.rows[owned]
+        per_cell = np.bincount(row, weights=count[owned], minlength=n_cells)
         xy = np.full((n_cells, 2), np.nan)
         for axis, total in enumerate((sum_x, sum_y)):
-            summed = np.bincount(owners, weights=total[1:], minlength=n_cells)
+            summed = np.bincount(row, weights=total[owned], minlength=n_cells)
             np.divide(summed, per_cell, out=xy[:, axis], where=per_cell > 0)
         return MaskCentroids(xy, per_cell.astype(np.int64))
+
+
+class Owners(NamedTuple):
+    """Which cell each label of a mask belongs to.
+
+    Attributes:
+        labels: (P,) ascending labels.
+        rows: (P,) rows of their cells, -1 for none.
+        name: The array that says so.
+    """
+
+    labels: np.ndarray
+    rows: np.ndarray
+    name: str
 
 
 def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -194,13 +311,15 @@ def open_cells(path: Path) -> Iterator[CellsZarr]:
     """
     with open_zip(path, "the masks and ids of the cells") as archive:
         if ".zgroup" not in archive.namelist():
-            raise BundleError(f"{path} holds no zarr group of format 2, the layout of Xenium 2.0 to 3.x")
-        try:
-            yield CellsZarr(path, archive)
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, BundleError):
-                raise
-            raise BundleError(f"{path} is damaged ({error}); {AGAIN}") from error
+            below = sorted({name.split("/")[0] for name in archive.namelist() if name.endswith("/.zgroup")})
+            hint = f"; it holds one in the folder {below[0]!r}: zip that folder's content" if below else ""
+            raise BundleError(f"{path} holds no zarr group of format 2 at its root{hint}")
+        with named_after(path, "a whole cells.zarr.zip"):
+            cells = CellsZarr(path, archive)
+            try:
+                yield cells
+            finally:
+                cells.close()
 
 
 def cell_id_strings(pairs: Any) -> np.ndarray:

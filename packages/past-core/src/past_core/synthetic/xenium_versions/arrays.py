@@ -1,0 +1,60 @@
+"""Reads all of a cells.zarr.zip into memory and writes it again."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numcodecs import Blosc
+
+
+@dataclass
+class CellsArchive:
+    """The content of a cells.zarr.zip.
+
+    Attributes:
+        attributes: Of the root.
+        arrays: By path.
+        array_attributes: By path, where there are any.
+        chunks: By path, where an array is not one chunk.
+    """
+
+    attributes: dict[str, Any]
+    arrays: dict[str, np.ndarray]
+    array_attributes: dict[str, dict[str, Any]]
+    chunks: dict[str, tuple[int, ...]]
+
+
+def read_archive(path: Path) -> CellsArchive:
+    """Reads every array."""
+    with zarr.storage.ZipStore(path, mode="r") as store:
+        root = zarr.open_group(store, mode="r", zarr_format=2)
+        found = {name: item for name, item in root.members(max_depth=None) if isinstance(item, zarr.Array)}
+        return CellsArchive(
+            dict(root.attrs),
+            {name: item[...] for name, item in found.items()},
+            {name: dict(item.attrs) for name, item in found.items() if dict(item.attrs)},
+            {name: item.chunks for name, item in found.items()},
+        )
+
+
+def write_archive(path: Path, archive: CellsArchive) -> None:
+    """Writes zarr of format 2 in a zip that only stores, for the chunks are compressed."""
+    store = zarr.storage.MemoryStore()
+    root = zarr.create_group(store, zarr_format=2, attributes=archive.attributes)
+    for name, data in archive.arrays.items():
+        array = root.create_array(
+            name,
+            shape=data.shape,
+            dtype=data.dtype,
+            chunks=archive.chunks.get(name) or tuple(max(1, n) for n in data.shape),
+            compressors=Blosc(cname="lz4", clevel=3, shuffle=Blosc.SHUFFLE),
+            fill_value=0,
+            attributes=archive.array_attributes.get(name),
+        )
+        array[...] = data
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as packed:
+        for key, value in sorted(store._store_dict.items()):
+            packed.writestr(key, value.to_bytes())
