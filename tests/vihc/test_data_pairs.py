@@ -86,7 +86,7 @@ def test_sheet_with_relative_and_absolute_paths(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("case,stain,he\na,er,x.png", "no column ihc among case, stain, he"),
+        ("case,stain,he\na,er,x.png", "no column 'ihc' among case, stain, he"),
         ("case,stain,he,ihc\n", "no rows"),
         ("case,stain,he,ihc\na,er,x.png,\n", "row 2: the column 'ihc' is empty"),
         (

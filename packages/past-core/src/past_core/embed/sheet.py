@@ -7,24 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from past_core.embed import SUFFIXES, EmbedError, read_manifest
 from past_core.errors import PastError
 from past_core.remote import Location, locate
+from past_core.sheets import SheetError, SheetNotFoundError, read_table
 from past_core.slides.identity import source_key
 
 logger = logging.getLogger(__name__)
 
+__all__ = [
+    "Outcome",
+    "SheetError",
+    "SheetNotFoundError",
+    "SheetRow",
+    "is_complete",
+    "read_sheet",
+    "run_sheet",
+]
+
 COLUMNS = ("path", "name", "mpp", "output")
-
-
-class SheetError(PastError, ValueError):
-    """A sheet that cannot be read or contradicts itself."""
-
-
-class SheetNotFoundError(PastError, FileNotFoundError):
-    """There is no sheet at that path."""
 
 
 @dataclass(frozen=True)
@@ -66,28 +68,11 @@ def read_sheet(
         SheetError: not a CSV, no rows, no column `path`, or two rows with one output.
     """
     path, folder = Path(path), Path(folder)
-    if not path.is_file():
-        raise SheetNotFoundError(f"{path}: no such sheet")
-    try:
-        # Blank lines are kept, so that a row's number is that of its line.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except (ValueError, OSError) as error:
-        raise SheetError(f"{path}: not a sheet (CSV with a header): {error}") from error
-    table.columns = [str(column).strip() for column in table.columns]
-    if "path" not in table.columns:
-        raise SheetError(
-            f"{path}: no column 'path' among {', '.join(table.columns)}; expected {', '.join(COLUMNS)}"
-        )
-    ignored = [column for column in table.columns if column not in COLUMNS]
+    sheet = read_table(path, required=("path",), expected=", ".join(COLUMNS))
+    ignored = [column for column in sheet.columns if column not in COLUMNS]
     if ignored:
         logger.warning("%s: columns that are not used: %s", path, ", ".join(ignored))
-    rows = []
-    for line, values in enumerate(table.to_dict("records"), start=2):
-        cells = {key: str(value).strip() for key, value in values.items()}
-        if any(cells.values()):
-            rows.append(_row(line, cells, path.parent, folder, suffix, suffixes))
-    if not rows:
-        raise SheetError(f"{path}: the sheet has no rows")
+    rows = [_row(line.number, line.cells, path.parent, folder, suffix, suffixes) for line in sheet.lines]
     seen: dict[Path, int] = {}
     for row in rows:
         if row.problem is None and seen.setdefault(row.output, row.line) != row.line:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pandas as pd
 
 from past_core.errors import PastError
 from past_core.remote import Location, locate
+from past_core.sheets import read_table
 from past_surv.data.bag_files import BagError
 from past_surv.data.bag_making import BagSettings, is_complete, make_bag
 from past_surv.data.bags import SLIDES, read_bag, slide_name
@@ -219,25 +219,14 @@ def _slides_in(folder: Path) -> Iterator[Path]:
 
 
 def _sheet(path: Path, folder: Path) -> list[SlideJob]:
-    if not path.is_file():
-        raise SlideSheetNotFoundError(f"{path}: no such sheet")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except (ValueError, OSError) as error:
-        raise SlideSheetError(f"{path}: not a sheet (CSV with a header): {error}") from error
-    table.columns = [str(column).strip() for column in table.columns]
-    if "slide" not in table:
-        raise SlideSheetError(
-            f"{path}: no column 'slide' among {', '.join(table.columns)}; expected {' and '.join(COLUMNS)}"
-        )
-    jobs = []
-    for line, row in enumerate(table.to_dict("records"), start=2):
-        cells = {key: str(value).strip() for key, value in row.items()}
-        if any(cells.values()):
-            jobs.append(_row(path, line, cells, folder))
-    if not jobs:
-        raise SlideSheetError(f"{path}: the sheet has no rows")
-    return jobs
+    sheet = read_table(
+        path,
+        required=("slide",),
+        expected=" and ".join(COLUMNS),
+        error=SlideSheetError,
+        missing=SlideSheetNotFoundError,
+    )
+    return [_row(path, line.number, line.cells, folder) for line in sheet.lines]
 
 
 def _row(path: Path, line: int, cells: dict[str, str], folder: Path) -> SlideJob:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from past_core.sheets import read_table
 from past_vihc.data.pairs import (
     LABEL_SUFFIXES,
     Pair,
@@ -76,29 +76,20 @@ def read_pairs(path: str | Path) -> list[Pair]:
         PairError: missing columns, no rows, or a row that cannot be, by row.
     """
     path = Path(path)
-    if not path.is_file():
-        raise PairNotFoundError(f"{path}: no such sheet of pairs")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    except (ValueError, OSError) as error:
-        raise PairError(f"{path}: not a sheet (CSV with a header): {error}") from error
-    table.columns = [str(column).strip().lower() for column in table.columns]
-    absent = [column for column in REQUIRED if column not in table.columns]
-    if absent:
-        raise PairError(
-            f"{path}: no column {', '.join(absent)} among {', '.join(table.columns)}; expected "
-            f"{', '.join(REQUIRED)} and optionally {', '.join(OPTIONAL)}"
-        )
+    sheet = read_table(
+        path,
+        required=REQUIRED,
+        expected=f"{', '.join(REQUIRED)} and optionally {', '.join(OPTIONAL)}",
+        lower=True,
+        error=PairError,
+        missing=PairNotFoundError,
+    )
     pairs, missing = [], []
-    for line, values in enumerate(table.to_dict("records"), start=2):
-        cells = {key: str(value).strip() for key, value in values.items()}
-        if any(cells.values()):
-            pair = _row(path, line, cells)
-            files = [pair.he, pair.ihc, *([pair.nuclei] if pair.nuclei else [])]
-            missing += [f"row {line}: {file}" for file in files if not file.exists()]
-            pairs.append(pair)
-    if not pairs:
-        raise PairError(f"{path}: the sheet has no rows")
+    for line in sheet.lines:
+        pair = _row(path, line.number, line.cells)
+        files = [pair.he, pair.ihc, *([pair.nuclei] if pair.nuclei else [])]
+        missing += [f"row {line.number}: {file}" for file in files if not file.exists()]
+        pairs.append(pair)
     if missing:
         more = f"; and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise PairNotFoundError(f"{path}: files that do not exist: {'; '.join(missing[:5])}{more}")
