@@ -43,6 +43,10 @@ def ingest(
         Path | None,
         typer.Option(help="Table (.csv, .tsv, .parquet) of cell ids and reference annotations."),
     ] = None,
+    target_mpp: Annotated[
+        float | None,
+        typer.Option(help="Resample to so many um per pixel, such as 0.25. Default: as scanned."),
+    ] = None,
     k: Annotated[int, typer.Option(min=1, help="Neighbours of each cell.")] = 8,
     max_outside: Annotated[
         float | None,
@@ -85,6 +89,7 @@ def ingest(
         patient=patient,
         cancer_type=cancer_type,
         annotations=annotations,
+        target_mpp=target_mpp,
         k=k,
         max_outside=max_outside,
         overwrite=overwrite,

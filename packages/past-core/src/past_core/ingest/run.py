@@ -35,6 +35,7 @@ class IngestRequest:
         patient: The patient.
         cancer_type: The cancer type.
         annotations: Table of reference annotations to add.
+        target_mpp: µm per pixel that the slide is resampled to; None keeps its own.
         k: Neighbours of each cell.
         max_outside: Share of cells that may lie outside the image; None for the source's default.
         overwrite: Replace a store that is there.
@@ -48,6 +49,7 @@ class IngestRequest:
     patient: str | None = None
     cancer_type: str | None = None
     annotations: Path | None = None
+    target_mpp: float | None = None
     k: int = 8
     max_outside: float | None = None
     overwrite: bool = False
@@ -134,4 +136,8 @@ def read_slide(request: IngestRequest) -> "SlideData":
         from past_core.ingest.annotations import add_annotations
 
         add_annotations(data, request.annotations)
+    if request.target_mpp is not None:
+        from past_core.ingest.target import to_resolution
+
+        data = to_resolution(data, request.target_mpp)
     return data

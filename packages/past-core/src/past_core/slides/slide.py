@@ -138,19 +138,24 @@ class Slide(ABC):
     def _read(self, level: int, y: int, x: int, height: int, width: int) -> np.ndarray:
         """Reads a window that lies inside the level: `(3, height, width)` uint8."""
 
-    def at(self, mpp: float | None) -> "View":
+    def at(self, mpp: float | None, *, native: float | None = None) -> "View":
         """The whole slide at `mpp` µm per pixel; None means level 0 as it is.
 
         A level within 1 % of `mpp` is read as it is. Otherwise the coarsest level that is still finer is
         averaged over each new pixel's area (no aliasing); where none is finer, level 0 is interpolated,
         with a warning once per slide beyond a factor of two.
+
+        Args:
+            mpp: µm per pixel of the view.
+            native: µm per level-0 pixel, where the caller knows it better than the file.
         """
         if mpp is None:
-            return View(self, 0, 1.0, self.mpp)
+            return View(self, 0, 1.0, self.mpp if native is None else native)
         mpp = float(mpp)
         if not (np.isfinite(mpp) and mpp > 0):
             raise SlideError(f"{self.path}: asked for {mpp} µm per pixel; expected a positive number")
-        level_mpp = self.require_mpp() * np.array([level.downsample for level in self.levels])
+        base = self.require_mpp() if native is None else float(native)
+        level_mpp = base * np.array([level.downsample for level in self.levels])
         nearest = int(np.argmin(np.abs(np.log(level_mpp / mpp))))
         if abs(level_mpp[nearest] / mpp - 1) <= SAME_MPP:
             return View(self, nearest, 1.0, float(level_mpp[nearest]))
