@@ -134,7 +134,8 @@ def test_past_register(past, tmp_path):
     assert status == 0, stderr
     assert stdout.startswith("good: 20 pairs in 5 regions, 5 wrong")
     assert stdout.count("left out: R") == 5
-    assert {path.name for path in out.iterdir()} == {"alignment.csv", "report.json", "residuals.png"}
+    written = {"alignment.csv", "report.html", "report.json", "residuals.png"}
+    assert {path.name for path in out.iterdir()} == written
     found = read_alignment(out / "alignment.csv").matrix
     report = json.loads((out / "report.json").read_text())
     np.testing.assert_array_equal(found, report["matrix_px"])
@@ -156,7 +157,7 @@ def test_past_register_writes_no_matrix_that_must_not_be_used(past, tmp_path):
     assert status == 1
     assert stdout.startswith("reject")
     assert "do not use this registration" in stderr
-    assert {path.name for path in out.iterdir()} == {"report.json", "residuals.png"}
+    assert {path.name for path in out.iterdir()} == {"report.html", "report.json", "residuals.png"}
     # The right resolution makes it good.
     status, stdout, _ = past(*command, "--he-mpp", MPP * 1.3, "--overwrite")
     assert status == 0

@@ -1,7 +1,8 @@
 """The 3x3 matrix between H&E pixels and morphology pixels that comes with a Xenium bundle."""
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,12 @@ class Alignment:
 
     Attributes:
         matrix: (3, 3) float64, [x, y, 1] in full-resolution H&E pixels -> the same in morphology pixels.
+        undo: Where the matrix alone puts what a local correction has put at (N, 2) morphology pixels; None
+            without a correction.
     """
 
     matrix: np.ndarray
+    undo: Callable[[np.ndarray], np.ndarray] | None = field(default=None, compare=False)
 
     @property
     def scale(self) -> float:
@@ -46,6 +50,8 @@ class Alignment:
     def to_image(self, points: np.ndarray) -> np.ndarray:
         """Maps (N, 2) morphology pixels (x, y) to H&E pixels."""
         inverse = np.linalg.inv(self.matrix)
+        if self.undo is not None:
+            points = self.undo(points)
         return points @ inverse[:2, :2].T + inverse[:2, 2]
 
 

@@ -2,11 +2,16 @@
 
 import logging
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from past_core.ingest.xenium_alignment import Alignment, alignment_beside, read_alignment
+import numpy as np
+
+from past_core.ingest.xenium_alignment import Alignment, alignment_beside, check_matrix, read_alignment
 from past_core.ingest.xenium_files import BundleError, BundleNotFoundError
 from past_core.slides import Slide
+
+if TYPE_CHECKING:
+    from past_core.registration.stored import Stored
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +36,15 @@ class Registered(NamedTuple):
     record: dict[str, Any]
 
 
-def register_slide(image: Slide, he: Path, *, alignment: Path | str | None, pixel_size: float) -> Registered:
+def register_slide(
+    image: Slide,
+    he: Path,
+    *,
+    alignment: Path | str | None,
+    pixel_size: float,
+    registration: Path | str | None = None,
+    bundle: Path | None = None,
+) -> Registered:
     """Reads the alignment of an H&E, by default the file that the vendor puts beside it.
 
     Args:
@@ -39,23 +52,84 @@ def register_slide(image: Slide, he: Path, *, alignment: Path | str | None, pixe
         he: Its file.
         alignment: CSV with the 3x3 matrix from full-resolution H&E pixels to morphology pixels.
         pixel_size: µm of a morphology pixel.
+        registration: Folder of `past register` or the report in it, instead of an alignment: its matrix and
+            its local correction.
+        bundle: The bundle's folder, to check that the registration is of it.
 
     Raises:
         BundleNotFoundError: There is none.
-        BundleError: It is damaged, or contradicts the image's resolution.
+        BundleError: It is damaged, or contradicts the image's resolution; both kinds were given.
+        StoredNotFoundError, StoredError: The registration is not there, is damaged, has the verdict `reject`,
+            or was made for another H&E or bundle.
     """
+    if registration is not None and alignment is not None:
+        raise BundleError(
+            f"both an alignment ({alignment}) and a registration ({registration}) were given; give one: the "
+            "registration holds its own matrix"
+        )
+    if registration is not None:
+        return _by_registration(image, he, Path(registration), pixel_size=pixel_size, bundle=bundle)
     path = _alignment_path(he, alignment)
     frame = read_alignment(path)
     mpp = _resolution(image, frame, pixel_size, path)
-    record = {
-        "method": "matrix",
+    return Registered(frame, mpp, path, {"method": "matrix"} | _record(frame, pixel_size))
+
+
+def _record(frame: Alignment, pixel_size: float) -> dict[str, Any]:
+    return {
         "matrix": frame.matrix.tolist(),
         "morphology_mpp": pixel_size,
         "scale_mpp": frame.scale * pixel_size,
         "rotation_deg": frame.rotation_deg,
         "anisotropy": frame.anisotropy,
     }
-    return Registered(frame, mpp, path, record)
+
+
+def _by_registration(
+    image: Slide, he: Path, path: Path, *, pixel_size: float, bundle: Path | None
+) -> Registered:
+    """The matrix and the local correction that `past register` found."""
+    from past_core.ingest.hashing import sha256
+    from past_core.registration.stored import read_stored, refuse_unusable, same_bundle, same_he
+
+    stored = read_stored(path)
+    refuse_unusable(stored)
+    same_he(stored, he, width=image.width, height=image.height, mpp=image.mpp)
+    if bundle is not None:
+        same_bundle(stored, bundle, pixel_size=pixel_size)
+    if stored.verdict != "good":
+        logger.warning("%s: verdict %s: %s", stored.path, stored.verdict, "; ".join(stored.reasons))
+    rigid = check_matrix(stored.matrix, stored.path)
+    undo, undo_record = _undo(stored, image.width, image.height)
+    record = stored.record | _record(rigid, pixel_size) | undo_record
+    # A scale was fitted on purpose, or is 1: what the image's resolution says, the registration was given.
+    mpp = rigid.scale * pixel_size
+    return Registered(
+        Alignment(rigid.matrix, undo),
+        mpp,
+        stored.path,
+        record | {"report_sha256": sha256(stored.path), "source": stored.source},
+    )
+
+
+def _undo(stored: "Stored", width: int, height: int) -> tuple[Any, dict[str, Any]]:
+    """The correction undone for morphology pixels over the whole H&E, and what is on record of that."""
+    if stored.correction is None:
+        return None, {}
+    from past_core.registration.stored import StoredError
+    from past_core.registration.undo import Undo, UndoError
+
+    x, y = (np.linspace(0, side, 33) for side in (width, height))
+    he = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
+    matrix = stored.matrix
+    moved = (he @ matrix[:2, :2].T + matrix[:2, 2]) * stored.pixel_size
+    moved = moved + stored.correction(moved)
+    try:
+        undo = Undo(stored.correction, moved.min(axis=0), moved.max(axis=0))
+    except UndoError as error:
+        raise StoredError(f"{stored.path}: {error}") from error
+    size = stored.pixel_size
+    return (lambda pixels: undo(pixels * size) / size), {"correction_undone_within_um": undo.error_um}
 
 
 def _alignment_path(he: Path, given: Path | str | None) -> Path:

@@ -11,6 +11,7 @@ from past_core.registration.held_out import CANDIDATES, apply, choose, fit_candi
 from past_core.registration.local import Correction, folds
 from past_core.registration.outliers import pooled_noise, reject_pairs
 from past_core.registration.rigid import RigidError, Similarity, check_points, mirrored, umeyama
+from past_core.registration.undo import UndoError, undo_exactly
 
 DISAGREE = 0.01
 """Chance below which regions disagree more than their own picking error."""
@@ -72,16 +73,11 @@ class Registration:
             CombineError: The iteration does not settle.
         """
         rigid = np.array(fixed_um, dtype=np.float64)
-        for _ in range(200 if self.correction is not None else 0):
-            step = fixed_um - rigid - self.correction(rigid)
-            rigid = rigid + step
-            if np.abs(step).max(initial=0.0) <= tolerance_um:
-                break
-        else:
-            if self.correction is not None:
-                raise CombineError(
-                    "the local correction cannot be undone here; use the rigid transform alone"
-                )
+        if self.correction is not None:
+            try:
+                rigid = undo_exactly(self.correction, rigid, tolerance_um=tolerance_um)
+            except UndoError as error:
+                raise CombineError(str(error)) from error
         return self.transform.inverse(rigid)
 
 

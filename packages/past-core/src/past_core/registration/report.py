@@ -1,6 +1,6 @@
 """The report of a registration: residuals, held-out error, verdict, and a map of the residuals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,13 +90,20 @@ def registration_report(
 
 
 def residual_map(
-    registration: Registration, sets: Sequence[PairSet], path: Path, *, title: str, verdict: str
+    registration: Callable[[np.ndarray], np.ndarray],
+    sets: Sequence[PairSet],
+    path: Path,
+    *,
+    kept: Sequence[np.ndarray],
+    title: str,
+    verdict: str,
 ) -> Path:
     """Draws where each pair lies on the morphology and, enlarged, how far and whereto it is off.
 
     Args:
-        registration: of `combine`.
+        registration: carries (N, 2) H&E µm to morphology µm.
         sets: in µm.
+        kept: for each region (n,) bool, False for a wrong pair.
         path: picture to write; its suffix is the format.
         title: heading.
         verdict: colours the heading.
@@ -105,7 +112,7 @@ def residual_map(
 
     fixed = np.concatenate([s.fixed_um for s in sets])
     off = np.concatenate([registration(s.he_um) - s.fixed_um for s in sets])
-    keep = np.concatenate(registration.kept)
+    keep = np.concatenate(kept)
     size = max(float(np.ptp(fixed, axis=0).max()), 1.0)
     longest = max(float(np.linalg.norm(off[keep], axis=1).max()), 1e-6)
     enlarged = 0.08 * size / longest
@@ -117,8 +124,11 @@ def residual_map(
     if not keep.all():
         axis.scatter(*fixed[~keep].T, s=50, marker="x", c="#c1121f", label="wrong pairs, left out")
     for pairs in sets:
+        # Windows have long names: what stands before the bracket is enough.
         middle = pairs.fixed_um.mean(axis=0)
-        axis.annotate(pairs.name, middle, xytext=(8, 8), textcoords="offset points", fontsize=8)
+        axis.annotate(
+            pairs.name.partition(" (")[0], middle, xytext=(8, 8), textcoords="offset points", fontsize=8
+        )
     axis.plot([], [], color="#1f4e9c", label=f"residuals x {enlarged:.3g}, longest {longest:.2f} µm")
     axis.set_aspect("equal", adjustable="datalim")
     axis.margins(0.15)
