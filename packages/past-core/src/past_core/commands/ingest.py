@@ -1,5 +1,6 @@
-"""`past ingest`: a slide store from a Xenium bundle, an AnnData with its image, or a SpatialData store."""
+"""`past ingest`: slide stores from Xenium bundles, AnnData, SpatialData stores, or a sheet of them."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,16 +9,33 @@ import typer
 if TYPE_CHECKING:
     from past_core.ingest.run import IngestRequest
 
+SHEETS = (".csv", ".tsv")
+"""Endings that tell a sheet from a bundle's folder."""
+
+
+class MissingChoice(StrEnum):
+    """What becomes of a slide whose files are not there."""
+
+    fail = "fail"
+    skip = "skip"
+
 
 def ingest(
-    bundle: Annotated[Path | None, typer.Argument(help="Folder of a Xenium bundle.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Argument(help="Folder of a Xenium bundle, or a sheet (.csv, .tsv) of slides.")
+    ] = None,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Slide store to make, NAME.zarr.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Slide store to make, NAME.zarr; of a sheet, their folder.")
+    ],
     hest: Annotated[Path | None, typer.Option(help="AnnData (.h5ad) of cells, as HEST-1k has them.")] = None,
     spatialdata: Annotated[Path | None, typer.Option(help="SpatialData store (.zarr) with H&E.")] = None,
     he: Annotated[Path | None, typer.Option(help="The H&E image of BUNDLE or --hest.")] = None,
     alignment: Annotated[
         Path | None, typer.Option(help="BUNDLE: H&E alignment matrix; default: beside the image.")
+    ] = None,
+    registration: Annotated[
+        Path | None, typer.Option(help="BUNDLE: what `past register` made, instead of a matrix.")
     ] = None,
     mpp: Annotated[float | None, typer.Option(help="um per pixel of the H&E, where no file says.")] = None,
     swap_xy: Annotated[
@@ -57,17 +75,33 @@ def ingest(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store that is there.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Of a sheet: slides at the same time.")] = 1,
+    dask: Annotated[
+        str | None,
+        typer.Option(help="Of a sheet: run on this Dask cluster (HOST:PORT, or the scheduler's file)."),
+    ] = None,
+    missing: Annotated[
+        MissingChoice, typer.Option(help="Of a sheet: what a slide is whose files are not there.")
+    ] = MissingChoice.fail,
 ) -> None:
-    """Turns one slide into a slide store, from exactly one source.
+    """Turns one slide into a slide store, from exactly one source, or every slide of a sheet.
 
     * `past ingest BUNDLE --he IMAGE -o SLIDE.zarr`: a Xenium bundle and its H&E
     * `past ingest --hest CELLS.h5ad --he IMAGE -o SLIDE.zarr`: AnnData and image
     * `past ingest --spatialdata STORE.zarr -o SLIDE.zarr`: CosMx, MERSCOPE, ... as sopa writes them
+    * `past ingest SHEET.csv -o FOLDER --jobs 4`: a slide a row, FOLDER/SLIDE.zarr each
+
+    A sheet has the column `slide` (the name), one or more of `bundle`, `hest` and `spatialdata`, and any
+    option as a column, such as `he`, `alignment`, `mpp`, `patient`, `cancer`, `organism`; a cell that is
+    filled wins over the option. Paths count from the sheet's folder; one with `*` stands for the one file
+    that fits. Slides that are complete are skipped, one that fails stops nothing else; the outcomes are in
+    FOLDER/outcomes.csv.
     """
     given = {"BUNDLE": bundle, "--hest": hest, "--spatialdata": spatialdata}
     options = {
         "he": he,
         "alignment": alignment,
+        "registration": registration,
         "mpp": mpp,
         "swap_xy": swap_xy,
         "assay": assay,
@@ -77,22 +111,32 @@ def ingest(
         "table": table,
         "coordinate_system": coordinate_system,
     }
-    from past_core.ingest.run import IngestRequest, one_source, options_of
+    # Fields of every slide's request, beside its source's options.
+    common = {
+        "name": name,
+        "patient": patient,
+        "cancer_type": cancer_type,
+        "annotations": annotations,
+        "target_mpp": target_mpp,
+        "k": k,
+        "max_outside": max_outside,
+        "overwrite": overwrite,
+    }
+    if bundle is not None and bundle.suffix.lower() in SHEETS and not bundle.is_dir():
+        from past_core.commands.ingest_sheet import ingest_sheet
 
+        others = {source: value for source, value in given.items() if source != "BUNDLE"}
+        ingest_sheet(
+            bundle, output, others, options, common, jobs=jobs, dask=dask, skip_missing=missing == "skip"
+        )
+        return
+    from past_core.ingest.run import IngestError, IngestRequest, one_source, options_of
+
+    if jobs != 1 or dask is not None or missing != "fail":
+        raise IngestError("--jobs, --dask and --missing are for a sheet: past ingest SHEET.csv -o FOLDER")
     source, path = one_source(given)
     request = IngestRequest(
-        output=output,
-        source=source,
-        path=path,
-        options=options_of(source, options),
-        name=name,
-        patient=patient,
-        cancer_type=cancer_type,
-        annotations=annotations,
-        target_mpp=target_mpp,
-        k=k,
-        max_outside=max_outside,
-        overwrite=overwrite,
+        output=output, source=source, path=path, options=options_of(source, options), **common
     )
     _run(request)
     _summary(output)
