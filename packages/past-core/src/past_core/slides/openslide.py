@@ -65,12 +65,12 @@ class OpenSlideSlide(Slide):
             properties = dict(self._handle.properties)
             sizes = [(height, width) for width, height in self._handle.level_dimensions]
             self._downsamples = tuple(float(factor) for factor in self._handle.level_downsamples)
+            factors = _factors(sizes, self._downsamples)
         except self._errors() as error:
-            raise SlideError(f"{path}: damaged or truncated slide: {error}") from error
+            raise SlideError(f"{path}: damaged or truncated slide: {error!r}") from error
         self.vendor = properties.get("openslide.vendor", "")
         require_whole(path, self.vendor, properties)
         self.bounds = _bounds(properties)
-        factors = _factors(sizes, self._downsamples)
         if mpp is None:
             mpp = _stated_mpp(path, properties)
         super().__init__(path, sizes, mpp, downsamples=factors)
@@ -87,7 +87,15 @@ class OpenSlideSlide(Slide):
         return handle
 
     def _errors(self) -> tuple[type[Exception], ...]:
-        return (self._library.OpenSlideError, OSError, ValueError, MemoryError)
+        """What openslide and its binding raise on damaged files; levels without pixels divide by zero."""
+        return (
+            self._library.OpenSlideError,
+            ArithmeticError,
+            LookupError,
+            MemoryError,
+            OSError,
+            ValueError,
+        )
 
     def _read(self, level: int, y: int, x: int, height: int, width: int) -> np.ndarray:
         factor = self._downsamples[level]
