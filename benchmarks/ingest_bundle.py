@@ -1,9 +1,9 @@
 """Xenium bundles of any size for the benchmark of ingest: one simulated block of tissue, repeated.
 
-The block is 2,176 px of 0.25 µm, which is 2,560 px of a morphology image exactly, so that masks repeat without
-being resampled, and 17 x 17 JPEG tiles of 256 px are all that the H&E consists of. Files have the instrument's
-formats (see `past_core.synthetic.bundle`); images that no reader of cells asks for (morphology) and the table of
-transcripts are left out.
+The block is 2,176 px of 0.25 µm, which is 2,560 px of a morphology image exactly, so that masks repeat
+without being resampled, and 17 x 17 JPEG tiles of 256 px are all that the H&E consists of. Files have the
+instrument's formats (see `past_core.synthetic.bundle`); images that no reader of cells asks for (morphology)
+and the table of transcripts are left out.
 """
 
 import dataclasses
@@ -175,7 +175,7 @@ def _write_outlines(
 
 
 def _write_mask(group: Any, name: str, mask: np.ndarray, per_block: int, side: int, across: int) -> None:
-    """Repeats a mask over whole blocks, with labels that go on from block to block; the rest is background."""
+    """Repeats a mask over whole blocks, labels going on from block to block; the rest is background."""
     array = group.create_array(
         name,
         shape=(side, side),

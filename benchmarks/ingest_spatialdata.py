@@ -1,8 +1,8 @@
 """The usual way from a Xenium bundle to a store: spatialdata-io's reader, then SpatialData's writer.
 
-`python -m benchmarks.ingest_spatialdata BUNDLE STORE PEAK`: reads what a slide store holds as well, the H&E, both
-kinds of outlines and the table, with the reader's own defaults for the image's chunks and pyramid, and nothing
-else; writes it; then writes its peak memory in GiB to PEAK.
+`python -m benchmarks.ingest_spatialdata BUNDLE STORE PEAK`: reads what a slide store holds as well, the H&E,
+both kinds of outlines and the table, with the reader's own defaults for the image's chunks and pyramid, and
+nothing else; writes it; then writes its peak memory in GiB to PEAK.
 """
 
 import sys

@@ -1,0 +1,1 @@
+"""Slide stores for other programs: QuPath's GeoJSON, Xenium Explorer's CSV files."""
