@@ -1,5 +1,6 @@
 """A sheet's slides on a Dask cluster, a task each."""
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ def ingest_on_dask(
             if row.request is not None
         }
         try:
-            for future in as_completed(list(waiting)):
+            for future in as_completed(list(waiting), loop=client.loop):
                 row = waiting[future]
                 error = future.exception()
                 outcome = future.result() if error is None else failed(row, _lost(error))
@@ -66,6 +67,14 @@ def ingest_on_dask(
                 yield outcome
         finally:
             client.cancel([future for future in waiting if not future.done()], force=True)
+
+
+def _work(row: IngestRow, *, overwrite: bool) -> Outcome:
+    """Ingests a row on a worker, whose own Dask arrays are not sent around the cluster."""
+    import dask
+
+    with dask.config.set(scheduler="threads"):
+        return ingest_row(row, overwrite=overwrite)
 
 
 def _lost(error: BaseException) -> str:
@@ -94,20 +103,24 @@ def _spelled(value: Any) -> Any:
     return value
 
 
+def _scheduler(address: str) -> str:
+    """The address itself, or the one in the file that the scheduler writes."""
+    file = Path(address)
+    return str(json.loads(file.read_text(encoding="utf-8"))["address"]) if file.is_file() else address
+
+
 @contextmanager
 def _connected(address: str) -> Iterator["Client"]:
     """A client of the scheduler, in silence while it is tried."""
     from distributed import Client
 
-    file = Path(address)
-    where: dict[str, Any] = {"scheduler_file": str(file)} if file.is_file() else {"address": address}
     noise = logging.getLogger("distributed")
     level = noise.level
     noise.setLevel(logging.CRITICAL)
     try:
         try:
-            client = Client(**where, timeout=TIMEOUT_S, set_as_default=False)
-        except (OSError, TimeoutError, ValueError, TypeError, KeyError) as error:
+            client = Client(_scheduler(address), timeout=TIMEOUT_S, set_as_default=False)
+        except Exception as error:  # Dask and its parts raise of all kinds, assertions among them
             text = " ".join(str(error).split())
             raise DaskError(
                 f"no Dask scheduler answers at {address} within {TIMEOUT_S:g} s ({type(error).__name__}: "
