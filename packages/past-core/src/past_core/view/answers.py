@@ -13,13 +13,13 @@ from urllib.parse import parse_qs, unquote
 import numpy as np
 
 from past_core.errors import PastError
-from past_core.ingest.write import CELLS, NUCLEI
 from past_core.slides import Slide
 from past_core.slides.stored import StoredSlide
 from past_core.view import colours
 from past_core.view.cache import Cache
 from past_core.view.cells import Cells
 from past_core.view.layers import LAYERS, Layers
+from past_core.view.outlines import CELLS, NUCLEI
 from past_core.view.tiles import TILE, Grid, encode_jpeg, read_tile
 
 ASSETS = {

@@ -12,9 +12,8 @@ import pandas as pd
 
 from past_core.errors import PastError
 from past_core.ingest.store import SlideStore
-from past_core.ingest.write import CELLS, NUCLEI
 from past_core.view.cache import Cache
-from past_core.view.outlines import Outlines, read_outlines
+from past_core.view.outlines import CELLS, NUCLEI, Outlines, read_outlines
 
 NORMALISED_TO = 10_000
 TOP_GENES = 10

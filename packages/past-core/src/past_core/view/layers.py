@@ -33,8 +33,8 @@ class Layers:
     def __init__(self, cells: Cells, grid: Grid) -> None:
         self.cells, self.grid = cells, grid
         # Which cell is where is kept: another gene changes only the colours.
-        self._places: Cache[np.ndarray | None] = Cache(
-            2**26, lambda places: 64 if places is None else places.nbytes
+        self._places: Cache[tuple[np.ndarray, np.ndarray] | None] = Cache(
+            2**26, lambda places: 64 if places is None else places[0].nbytes + places[1].nbytes
         )
 
     def render(self, layer: str, level: int, x: int, y: int, *, gene: int | None = None) -> bytes:
@@ -93,7 +93,8 @@ class Layers:
             canvas = Image.new("L", (width * LINES, height * LINES))
             draw = ImageDraw.Draw(canvas)
             line = 6 if outlines.extent / scale >= FINE_LINE else 4
-            for points in _on_canvas(outlines, near, (left, top), LINES / scale):
+            every = 1 if outlines.extent / scale >= 2 * SMALLEST_OUTLINE else 2
+            for points in _on_canvas(outlines, near, (left, top), LINES / scale, every=every):
                 draw.line([*points, *points[:2]], fill=255, width=line)
             alpha = np.asarray(canvas.reduce(LINES))
         pixels = np.empty((height, width, 4), np.uint8)
@@ -119,11 +120,12 @@ class Layers:
         )
         if places is None:
             return None
-        colours = _qc_colours(self.cells.reason) if gene is None else _expression_colours(gene)
-        lookup = np.concatenate([np.zeros((1, 4), np.uint8), colours])  # 0: no cell
+        rows, canvas = places
+        colours = _qc_colours(self.cells.reason[rows]) if gene is None else _expression_colours(gene, rows)
+        lookup = np.concatenate([np.zeros((1, 4), np.uint8), colours]).view(np.uint32)[:, 0]  # 0: no cell
         # Averaged with colours weighted by their opacity: what is transparent has no colour to give.
-        drawn = Image.fromarray(lookup[places]).convert("RGBa").reduce(AREAS).convert("RGBA")
-        return np.asarray(drawn)
+        drawn = Image.fromarray(lookup[canvas].view(np.uint8).reshape(*canvas.shape, 4), "RGBA")
+        return np.asarray(drawn.convert("RGBa").reduce(AREAS).convert("RGBA"))
 
     def _raster(
         self,
@@ -133,8 +135,8 @@ class Layers:
         size: tuple[int, int],
         *,
         only_failed: bool,
-    ) -> np.ndarray | None:
-        """Which cell lies where: (h, w) int32 of row + 1, supersampled; None where there is none."""
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Which cell lies where: (n,) rows, and (h, w) int32 of place in them + 1; None where none does."""
         width, height = size
         near = outlines.touching(*corner, corner[0] + width * scale, corner[1] + height * scale)
         if only_failed:
@@ -143,9 +145,9 @@ class Layers:
             return None
         canvas = Image.new("I", (width * AREAS, height * AREAS))
         draw = ImageDraw.Draw(canvas)
-        for number, points in zip(near, _on_canvas(outlines, near, corner, AREAS / scale), strict=True):
-            draw.polygon(points, fill=int(outlines.owner[number]) + 1)
-        return np.asarray(canvas)
+        for label, points in enumerate(_on_canvas(outlines, near, corner, AREAS / scale), 1):
+            draw.polygon(points, fill=label)
+        return outlines.owner[near], np.asarray(canvas)
 
     def _coarse(
         self, gene: Gene | None, corner: tuple[float, float], scale: float, size: tuple[int, int]
@@ -190,10 +192,10 @@ def _qc_colours(reason: np.ndarray) -> np.ndarray:
     return colours
 
 
-def _expression_colours(gene: Gene) -> np.ndarray:
-    """(n_cells, 4) uint8 RGBA."""
-    colours = np.full((len(gene.values), 4), 255, np.uint8)
-    colours[:, :3] = viridis(gene.values / gene.top)
+def _expression_colours(gene: Gene, rows: np.ndarray) -> np.ndarray:
+    """(n, 4) uint8 RGBA of the cells in some rows."""
+    colours = np.full((len(rows), 4), 255, np.uint8)
+    colours[:, :3] = viridis(gene.values[rows] / gene.top)
     return colours
 
 
@@ -234,7 +236,7 @@ class _Dots:
 
 
 def _on_canvas(
-    outlines: Outlines, numbers: np.ndarray, corner: tuple[float, float], scale: float
+    outlines: Outlines, numbers: np.ndarray, corner: tuple[float, float], scale: float, *, every: int = 1
 ) -> list[list[int]]:
     """The pixels that the vertices of polygons lie in, as Pillow wants them: x, y, x, y, ...
 
@@ -245,10 +247,12 @@ def _on_canvas(
         numbers: which of them.
         corner: the canvas's left and top in level-0 pixels.
         scale: the canvas's pixels per level-0 pixel.
+        every: 2 leaves every other vertex out, which a small polygon does not show.
     """
-    lengths = outlines.offsets[numbers + 1] - outlines.offsets[numbers]
+    lengths = -(-(outlines.offsets[numbers + 1] - outlines.offsets[numbers]) // every)
     ends = np.cumsum(lengths)
-    place = np.arange(ends[-1]) + np.repeat(outlines.offsets[numbers] - (ends - lengths), lengths)
+    place = every * (np.arange(ends[-1]) - np.repeat(ends - lengths, lengths))
+    place += np.repeat(outlines.offsets[numbers], lengths)
     points = np.floor((outlines.vertices[place] - np.array(corner)) * scale).astype(np.int64)
     flat = points.ravel().tolist()
     return [flat[2 * (end - n) : 2 * end] for end, n in zip(ends.tolist(), lengths.tolist(), strict=True)]

@@ -15,6 +15,8 @@ from past_core.view.wkb import OutlineError, exterior_rings, is_point, points
 
 logger = logging.getLogger(__name__)
 
+CELLS, NUCLEI = "cell_boundaries", "nucleus_boundaries"
+"""Names of a store's outlines."""
 BATCH = 65_536
 """Outlines decoded at once."""
 CIRCLE = 24
