@@ -109,13 +109,15 @@ def _draw(
     from matplotlib.patches import Rectangle
 
     at = frame.to_he(place.middle_um[None])[0]
-    figure = Figure(figsize=(13, 6.9), layout="constrained")
+    figure = Figure(figsize=(13, 6.9))  # a constrained layout would draw everything twice
     axes = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.005, right=0.995, bottom=0.005, top=0.91, wspace=0.01)
     near = nuclei.cells_um[np.abs(nuclei.cells_um - place.middle_um).max(axis=1) < WIDE_UM]
+    cells, inner = _moved(frame, cells), _moved(frame, inner)
     for axis, field, line in zip(axes, (WIDE_UM, CLOSE_UM), (0.5, 1.3), strict=True):
         _image(axis, slide, at, field)
-        _rings(axis, frame, cells, CELL_COLOUR, line)
-        _rings(axis, frame, inner, NUCLEUS_COLOUR, line)
+        _rings(axis, cells, CELL_COLOUR, line)
+        _rings(axis, inner, NUCLEUS_COLOUR, line)
         if not cells and not inner and len(near):
             axis.scatter(*frame.to_he(near).T, s=8, c=CELL_COLOUR, linewidths=0)
         axis.set(xlim=(at[0] - field / 2, at[0] + field / 2), ylim=(at[1] + field / 2, at[1] - field / 2))
@@ -144,10 +146,15 @@ def _image(axis: "Axes", slide: Slide, at: np.ndarray, field: float) -> None:
     axis.imshow(image, extent=extent, interpolation="nearest")
 
 
-def _rings(axis: "Axes", frame: Frame, rings: list[np.ndarray], colour: str, line: float) -> None:
+def _moved(frame: Frame, rings: list[np.ndarray]) -> list[np.ndarray]:
+    """Outlines carried from morphology to H&E µm."""
+    if not rings:
+        return []
+    return np.split(frame.to_he(np.concatenate(rings)), np.cumsum([len(ring) for ring in rings])[:-1])
+
+
+def _rings(axis: "Axes", rings: list[np.ndarray], colour: str, line: float) -> None:
     from matplotlib.collections import PolyCollection
 
     if rings:
-        points = frame.to_he(np.concatenate(rings))
-        moved = np.split(points, np.cumsum([len(ring) for ring in rings])[:-1])
-        axis.add_collection(PolyCollection(moved, facecolors="none", edgecolors=colour, lw=line))
+        axis.add_collection(PolyCollection(rings, facecolors="none", edgecolors=colour, lw=line))

@@ -172,15 +172,14 @@ def correction_from(description: dict[str, Any] | None) -> Correction | None:
             made: Correction = ThinPlate(
                 _numbers(description["nodes_um"], 2),
                 _numbers(description["displacement_um"], 2),
-                _numbers(description["smoothing"], 1),
+                _numbers(description["smoothing"]),
             )
             parts = (made.nodes, made.displacement, made.smoothing)
-            made(made.nodes[:1])
         elif kind == "blended-rigid":
             made = BlendedRigid(
                 _numbers(description["centres_um"], 2),
                 _numbers(description["shifts_um"], 2),
-                _numbers(description["angles_rad"], 1),
+                _numbers(description["angles_rad"]),
                 float(description["width_um"]),
             )
             parts = (made.centres, made.shifts, made.angles)
@@ -190,6 +189,7 @@ def correction_from(description: dict[str, Any] | None) -> Correction | None:
             raise ValueError(f"kind is {kind!r}")
         if len({len(part) for part in parts}) != 1:
             raise ValueError(f"its parts have {[len(part) for part in parts]} rows")
+        made(parts[0][:1])  # nodes on one line determine no spline
     except (KeyError, TypeError, ValueError, np.linalg.LinAlgError) as error:
         raise StoredError(f"the local correction is damaged: {error!r}; run `past register` again") from error
     return made
@@ -197,7 +197,7 @@ def correction_from(description: dict[str, Any] | None) -> Correction | None:
 
 def _stored(path: Path, report: dict[str, Any]) -> Stored:
     try:
-        matrix = _numbers(report["matrix_px"], 2)
+        matrix = _numbers(report["matrix_px"], 3)
         if matrix.shape != (3, 3):
             raise ValueError(f"matrix_px has shape {matrix.shape}")
         pixel_size, he_mpp = float(report["pixel_size"]), float(report["he_mpp"])
@@ -228,8 +228,10 @@ def _stored(path: Path, report: dict[str, Any]) -> Stored:
     return Stored(path, matrix, correction, verdict, reasons, pixel_size, he_mpp, source, record)
 
 
-def _numbers(values: Any, ndim: int) -> np.ndarray:
+def _numbers(values: Any, columns: int | None = None) -> np.ndarray:
+    """(n,) or, with `columns`, (n, columns) finite float64."""
     array = np.asarray(values, dtype=np.float64)
-    if array.ndim != ndim or not np.isfinite(array).all() or (ndim == 2 and array.shape[1] not in (2, 3)):
+    shape = (len(array),) if columns is None else (len(array), columns)
+    if array.shape != shape or not np.isfinite(array).all():
         raise ValueError(f"an array of shape {array.shape}, or with values that are not finite")
     return array
