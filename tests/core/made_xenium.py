@@ -11,9 +11,11 @@ HE = f"{PATIENT}_he_image.ome.tif"
 ALIGNMENT = f"{PATIENT}_he_imagealignment.csv"
 
 
-def small_tissue(spacing_um: float = 20.0):
-    """Some 60 cells on 100 µm: the tissue and its expression."""
-    config = TissueConfig(patient=PATIENT, cancer_type="lung", seed=6, size_um=100.0, spacing_um=spacing_um)
+def small_tissue(spacing_um: float = 15.0, seed: int = 6):
+    """Some 50 cells on 100 µm: the tissue and its expression."""
+    config = TissueConfig(
+        patient=PATIENT, cancer_type="lung", seed=seed, size_um=100.0, spacing_um=spacing_um
+    )
     tissue = simulate_tissue(config)
     return tissue, simulate_expression(tissue)
 

@@ -17,7 +17,6 @@ from spatialdata.transformations import get_transformation, get_transformation_b
 from past_core.ingest.xenium import read_bundle
 from past_core.ingest.xenium_alignment import Alignment, alignment_beside
 from past_core.ingest.xenium_masks import CELL, NUCLEUS, cell_id_strings, open_cells
-from past_core.ingest.xenium_tables import read_cells, read_experiment
 from past_core.synthetic.bundle import write_bundle
 from past_core.synthetic.expression import simulate_expression
 from past_core.synthetic.tissue import TissueConfig, simulate_tissue
@@ -257,15 +256,3 @@ def test_alignment_inverts(angle, scale, shift, mirrored):
 def test_alignment_is_looked_for_by_the_vendors_name(tmp_path):
     assert alignment_beside(tmp_path / "a_he_image.ome.tif") == tmp_path / "a_he_imagealignment.csv"
     assert alignment_beside(tmp_path / "a.svs") is None
-
-
-@pytest.mark.parametrize(("sample", "version"), [("ovary_5k", (3, 1)), ("prostate_5k", (3, 0))])
-def test_real_tables(shared_data, sample, version):
-    folder = shared_data / "xenium_tables" / sample
-    experiment = read_experiment(folder / "experiment.xenium")
-    cells = read_cells(folder / "cells.parquet")
-    assert experiment.version == version  # Xenium Ranger's where it made the bundle again
-    assert experiment.pixel_size == 0.2125
-    assert experiment.organism == "Human"
-    assert len(cells) == 10_000
-    assert {"cell_area", "nucleus_area", "nucleus_count", "segmentation_method"} <= set(cells)

@@ -93,6 +93,8 @@ def read_bundle(
     files = find_files(bundle)
     experiment = read_experiment(files.experiment)
     organism = _organism(experiment, organism, files.experiment)
+    if he.exists() and not (he.is_file() or he.is_dir()):
+        raise BundleError(f"{he} is neither a file nor a folder: expected the H&E image")
     image = open_slide(he, mpp=mpp)
     registered = register_slide(
         image,
@@ -130,7 +132,7 @@ def read_bundle(
         label: None if found is None else _polygons(found.vertices, cells.index, frame, pixel_size)
         for label, found in outlines.items()
     }
-    notes = _notes(files, experiment, len(cells))
+    notes = _notes(files, outlines, experiment, len(cells))
     for note in notes:
         logger.warning("%s: %s", bundle, note)
     nuclei = outlines["nucleus_boundaries"]
@@ -244,7 +246,7 @@ def _warn_of_version(path: Path, archive: CellsZarr, experiment: Experiment) -> 
 def _read_outlines(
     files: BundleFiles, cells: pd.DataFrame, positions_um: np.ndarray, radius_um: np.ndarray
 ) -> dict[str, Outlines | None]:
-    """Both boundary tables, checked to lie around their cells; None for one that is not there."""
+    """Both boundary tables, checked to lie around their cells; None for one that is not there or empty."""
     found: dict[str, Outlines | None] = {}
     for label, reach in (("cell_boundaries", CELL_REACH), ("nucleus_boundaries", NUCLEUS_REACH)):
         path = getattr(files, label)
@@ -253,7 +255,7 @@ def _read_outlines(
             other, orphans = cells.attrs.get("aliases"), label == "nucleus_boundaries"
             outlines = read_outlines(path, cells.index, orphans=orphans, aliases=other)
             check_outlines(outlines.vertices, positions_um, FAR_UM + reach * radius_um, cells.index, path)
-            found[label] = outlines
+            found[label] = None if outlines.vertices.empty else outlines
     return found
 
 
@@ -267,9 +269,20 @@ def _count_nuclei(cells: pd.DataFrame, nuclei: Outlines | None) -> np.ndarray:
     return np.zeros(len(cells), dtype=np.int64)
 
 
-def _notes(files: BundleFiles, experiment: Experiment, n_cells: int) -> list[str]:
+def _notes(
+    files: BundleFiles, outlines: dict[str, Outlines | None], experiment: Experiment, n_cells: int
+) -> list[str]:
     """What a reader of the slide should know about the bundle."""
-    notes = [f"{label} not found: {DEGRADED[label]}" for label in files.missing()]
+    missing = files.missing()
+    notes = [f"{label} not found: {DEGRADED[label]}" for label in missing]
+    for label, found in outlines.items():
+        if found is None and label not in missing:
+            notes.append(f"{label} holds no outline: {DEGRADED[label]}")
+    cell_outlines = outlines["cell_boundaries"]
+    if cell_outlines is not None:
+        without = n_cells - cell_outlines.vertices["cell"].nunique()
+        if without:
+            notes.append(f"cell_boundaries lacks the outlines of {without} of {n_cells} cells")
     if experiment.num_cells not in (None, n_cells):
         notes.append(f"the manifest states {experiment.num_cells} cells, the table holds {n_cells}")
     return notes

@@ -24,6 +24,8 @@ class BundleNotFoundError(PastError, FileNotFoundError):
 AGAIN = "copy the bundle again"
 MAX_JSON = 2**26
 """Largest manifest in bytes."""
+MAX_RATIO = 1100
+"""No byte of deflated data unpacks to more."""
 MAX_TEXT = 4096
 """Longest fixed-width string in an HDF5 file, in bytes."""
 
@@ -141,4 +143,18 @@ def open_zip(path: Path, what: str) -> Iterator[zipfile.ZipFile]:
     """
     require_file(path, what)
     with named_after(path, "a whole zip file"), zipfile.ZipFile(path) as archive:
+        _check_entries(path, archive)
         yield archive
+
+
+def _check_entries(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuses entries that claim more than the file can hold: their sizes are allocated on reading."""
+    size = path.stat().st_size
+    for entry in archive.infolist():
+        stored = entry.compress_type == zipfile.ZIP_STORED
+        most = entry.compress_size if stored else entry.compress_size * MAX_RATIO + 1024
+        if entry.compress_size > size or entry.file_size > most:
+            raise BundleError(
+                f"{path}: entry {entry.filename[:200]!r} claims {entry.compress_size} bytes that unpack to "
+                f"{entry.file_size}, in a file of {size} bytes; {AGAIN}"
+            )

@@ -27,6 +27,8 @@ NO_OWNER = 2**32 - 1
 
 Layout = Literal["polygon_sets", "seg_mask_value", "plain"]
 
+_METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata")
+
 # A zarr array may name any codec, Pickle among them; only these run, and only on numbers.
 _COMPRESSORS = {None, "blosc", "gzip", "lz4", "zlib", "zstd"}
 
@@ -64,6 +66,9 @@ class CellsZarr:
         self.path = path
         self._archive = archive
         self._entries = {info.filename: info for info in archive.infolist()}
+        for name, info in self._entries.items():
+            if name.endswith(_METADATA) and info.file_size > MAX_METADATA:
+                raise BundleError(f"{path}: {name} claims {info.file_size} bytes")
         # Consolidated metadata would be a second description of each array, past the one that is checked.
         store = zarr.storage.ZipStore(path, mode="r")
         self._root = zarr.open_group(store, mode="r", zarr_format=2, use_consolidated=False)
@@ -93,13 +98,11 @@ class CellsZarr:
         """The metadata of an array.
 
         Raises:
-            BundleError: There is none, or they are too large to be.
+            BundleError: There is none, or it describes something else.
         """
         entry = self._entries.get(f"{name}/.zarray")
         if entry is None:
             raise BundleError(f"{self.path} has no array {name!r}; {AGAIN}")
-        if entry.file_size > MAX_METADATA:
-            raise BundleError(f"{self.path}: {entry.filename} claims {entry.file_size} bytes")
         described = json.loads(self._archive.read(entry))
         if not isinstance(described, dict) or not all(
             isinstance(described.get(key), list)

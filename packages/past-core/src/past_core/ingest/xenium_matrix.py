@@ -1,6 +1,7 @@
 """The 10x count matrix of a Xenium bundle, from HDF5 or the Matrix Market folder."""
 
 import gzip
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,8 @@ from scipy.sparse import coo_matrix, csr_matrix
 from past_core.ingest.xenium_files import BundleError, dataset, named_after, open_hdf5, require_file
 
 MAX_FEATURES = 1_000_000
+MAX_LABELS = 2**30
+"""Largest table of barcodes or features in bytes."""
 SCALING = "protein_scaling_factor"
 """Root attribute of the HDF5 file by which intensities of proteins were multiplied."""
 
@@ -190,14 +193,22 @@ def _lines(folder: Path, name: str, n_columns: int) -> list[np.ndarray]:
     """Columns of a tab-separated file without a header."""
     path = _packed(folder, name)
     with named_after(path, "a whole table"), _open(path) as text:
-        content = text.read(2**31)
+        content = b"".join(_blocks(text, path))
         rows = [line.split("\t") for line in content.decode("utf-8").splitlines()]
     for number, row in enumerate(rows):
         if len(row) < n_columns:
             raise BundleError(f"{path}: row {number} has {len(row)} columns, expected {n_columns}")
-    if len(rows) > 10**8:
-        raise BundleError(f"{path} has {len(rows)} rows")
     return [np.array([row[k] for row in rows], dtype=object) for k in range(n_columns)]
+
+
+def _blocks(text: gzip.GzipFile, path: Path) -> Iterator[bytes]:
+    """The content piece by piece, up to `MAX_LABELS` bytes."""
+    size = 0
+    while block := text.read(2**20):
+        size += len(block)
+        if size > MAX_LABELS:
+            raise BundleError(f"{path} unpacks to more than {MAX_LABELS} bytes")
+        yield block
 
 
 def _packed(folder: Path, name: str) -> Path:

@@ -17,6 +17,10 @@ VERTICES_OF_A_CELL = 5000
 """More vertices than these a cell, on average, are taken for a damaged file."""
 
 
+MAX_OPEN = 0.01
+"""Share of outlines that may not end where they begin."""
+
+
 class Outlines(NamedTuple):
     """Vertices of a boundary table.
 
@@ -49,8 +53,8 @@ def read_outlines(
 
     Raises:
         BundleNotFoundError: The file is not there.
-        BundleError: Damaged, a column is missing, an id is unknown, a vertex is not a finite number, or a
-            polygon belongs to two cells.
+        BundleError: Damaged, a column is missing, an id is unknown, a vertex is not a finite number, outlines
+            are not closed, or a polygon belongs to two cells.
     """
     table = read_table(
         path,
@@ -102,8 +106,22 @@ def read_outlines(
             f"{path}: polygon {int(row['polygon'])} belongs to {cell_ids[int(row['cell'])]!r} and to "
             "another cell"
         )
+    _closed(frame, path)
     size = frame.groupby("polygon", sort=False)["x"].transform("size")
     return Outlines(frame[size >= 4].reset_index(drop=True), int(without))
+
+
+def _closed(frame: pd.DataFrame, path: Path) -> None:
+    """Refuses a table of which more than `MAX_OPEN` of the outlines lack their end."""
+    ends = frame.groupby("polygon", sort=False).agg(
+        x=("x", "first"), y=("y", "first"), last_x=("x", "last"), last_y=("y", "last")
+    )
+    still_open = (ends["x"] != ends["last_x"]) | (ends["y"] != ends["last_y"])
+    if still_open.sum() > MAX_OPEN * len(ends):
+        raise BundleError(
+            f"{path}: {int(still_open.sum())} of {len(ends)} outlines are not closed, first polygon "
+            f"{int(still_open.idxmax())}; rows lack or are in another order"
+        )
 
 
 def _labels(values: np.ndarray, path: Path) -> np.ndarray:
