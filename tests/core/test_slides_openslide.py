@@ -15,6 +15,8 @@ from made_openslide import (
     mrxs_size,
     picture,
     write_bif,
+    write_czi,
+    write_dicom,
     write_mrxs,
     write_ndpi,
     write_philips,
@@ -37,6 +39,8 @@ MAKERS = {
     "scn": lambda folder: write_scn(folder / "a.scn", picture(512, 768)),
     "bif": lambda folder: write_bif(folder / "a.bif", picture(8 + 56 * 6, 8 + 56 * 9)),
     "philips": lambda folder: write_philips(folder / "a.tiff", picture(576, 704)),
+    "czi": lambda folder: write_czi(folder / "a.czi", picture(64 + 56 * 4, 64 + 56 * 8)),
+    "dicom": lambda folder: write_dicom(folder / "series", picture(192, 320)),
 }
 JPEG_ERROR = 8
 
@@ -396,3 +400,12 @@ def test_png_and_jpeg_do_without_openslide(tmp_path, monkeypatch):
     assert open_slide(tmp_path / "a.jpg").width == 64
     with pytest.raises(SlideError, match="openslide-bin"):
         open_slide(made.path)
+
+
+def test_a_folder_of_dicom_files_is_one_slide(tmp_path):
+    image = picture(192, 320)
+    write_dicom(tmp_path / "series", image)
+    with open_slide(tmp_path / "series") as slide:
+        assert (slide.name, slide.vendor, slide.mpp) == ("series", "dicom", MPP)
+        assert [level.downsample for level in slide.levels] == [1.0, 2.0]
+        np.testing.assert_array_equal(slide.read(0, 0, 0, 192, 320), image.transpose(2, 0, 1))

@@ -15,7 +15,7 @@ UNREADABLE = {
     ".isyntax": "Philips iSyntax (its vendor's converter writes Philips TIFF, which is read)",
     ".vsi": "Olympus VSI (bfconvert writes OME-TIFF, which is read)",
 }
-SUPPORTED = "SVS, NDPI, MRXS, SCN, BIF, VMS, CZI, TIFF, OME-TIFF, PNG, JPEG, OME-Zarr and slide stores"
+SUPPORTED = "SVS, NDPI, MRXS, SCN, BIF, VMS, CZI, DICOM, TIFF, OME-TIFF, PNG, JPEG, OME-Zarr and slide stores"
 
 
 def open_slide(path: str | Location, *, mpp: float | None = None) -> Slide:
@@ -102,7 +102,9 @@ def _open_folder(path: Path, mpp: float | None) -> Slide:
             from past_core.slides.openslide import OpenSlideSlide, detect_vendor
 
             if detect_vendor(file) == "dicom":
-                return OpenSlideSlide(file, mpp=mpp)
+                slide = OpenSlideSlide(file, mpp=mpp)  # finds the other files of its series
+                slide.name = path.name
+                return slide
     return _open_group(path, attributes, mpp)
 
 
