@@ -1,4 +1,4 @@
-"""What `past ingest` costs: against spatialdata-io on one bundle, and its memory on slides of several sizes.
+"""What `past ingest` costs against spatialdata-io on one bundle, and its memory on slides of several sizes.
 
 - One Xenium bundle with its H&E (OME-TIFF of JPEG tiles, pyramidal), read from the same files by both ways,
   each in a process of its own, in turn. The usual way: `spatialdata_io.xenium` with both kinds of outlines,
@@ -76,8 +76,8 @@ def run(profile: str, data: Path | None = None) -> Report:
         rows=rows,
         goal="the same content as spatialdata-io, faster and in less memory; under 4 GiB, within 1.25 x "
         "over slides of the same cells" + ("" if profile == "full" else " (below half fails)"),
-        figure=f"x {speed:.1f} as fast, x {cpu['spatialdata-io'] / cpu['PAST']:.1f} by processor time, memory "
-        f"1/{memory:.1f}; peaks of growing slides within x {flat:.2f}, at most {max(peaks):.2f} GiB"
+        figure=f"x {speed:.1f} as fast, x {cpu['spatialdata-io'] / cpu['PAST']:.1f} by processor time, "
+        f"memory 1/{memory:.1f}; peaks of growing slides within x {flat:.2f}, at most {max(peaks):.2f} GiB"
         + ("" if same else "; CONTENT DIFFERS"),
         passed=passed,
         details={
@@ -93,7 +93,7 @@ def _row(what: str, wall: float, processor: float, peak: float) -> list[str]:
 
 
 def _warm_up(folder: Path) -> None:
-    """Both ways once on a small bundle: imports are compiled, as they are where the programs are installed."""
+    """Both ways once on a small bundle: imports are compiled, as those of installed programs are."""
     bundle = large_bundle(folder / "small", BLOCK, 300)
     store = folder / "small.zarr"
     past_ingest(folder, bundle, "--he", bundle / HE_NAME, "-o", store)
