@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 
 from past_core.registration.correlate import band_pass, correlation, peak
+from past_core.registration.nuclei_points import dapi_nuclei
 
 
 def nuclei(seed, size=120):
@@ -70,3 +72,18 @@ def test_a_maximum_on_the_border_is_told():
     found = peak(surface)
     assert found.inside
     np.testing.assert_allclose(found.shift, [-3, -5], atol=1e-9)
+
+
+def test_real_dapi_lies_on_the_real_haematoxylin_of_its_section(shared_data):
+    image = np.asarray(Image.open(shared_data / "ihc/deepliif/train_Bladder1.png").convert("RGB"))
+    tiles = [image[:, first : first + 512] for first in range(0, 3072, 512)]
+    nuclei = band_pass(dapi_nuclei(tiles[2].max(axis=2), pixel_size=0.5), mpp=0.5)
+    stain = band_pass(255 - tiles[1].mean(axis=2), mpp=0.5)
+    quarters = [(slice(a, a + 256), slice(b, b + 256)) for a in (0, 256) for b in (0, 256)]
+    found = [peak(correlation(nuclei[q][24:-24, 24:-24], stain[q])) for q in quarters]
+    shifts = np.array([f.shift for f in found]) * 0.5
+    assert min(f.score for f in found) > 0.6
+    assert np.abs(shifts - np.median(shifts, axis=0)).max() < 2.0
+    # Nuclei of another place do not match.
+    for mine, theirs in zip(quarters, quarters[1:] + quarters[:1], strict=True):
+        assert peak(correlation(nuclei[mine][24:-24, 24:-24], stain[theirs])).score < 0.5
