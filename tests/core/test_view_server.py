@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_buckets import serving
 from made_view import HEIGHT, WIDTH, view_slide
 from PIL import Image
 
@@ -163,6 +164,25 @@ def test_a_bare_image_has_no_cells(tmp_path: Path) -> None:
     for target in ("/cells?x=1&y=1", "/layers/cells/7/0_0.png", "/genes?q=", "/cell/a"):
         with pytest.raises(NoRouteError):
             answers.answer(target)
+
+
+@pytest.mark.parametrize("scheme", ["s3", "http"])
+def test_a_store_behind_a_url(path: Path, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(path.parent.parent) as bucket:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", bucket.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "KEYOFTEST")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        base = "s3:/" if scheme == "s3" else bucket.url
+        far = Answers(open_slide(f"{base}/{path.parent.name}/{path.name}"))
+        near = Answers(open_slide(path))
+        for target in (
+            "/tiles/11/0_0.jpg",
+            "/layers/nuclei/11/0_0.png",
+            "/cells?x=70&y=70",
+            "/expression/G3",
+        ):
+            assert far.answer(target).body == near.answer(target).body
+        assert far.info | {"run": ""} == near.info | {"run": ""}
 
 
 # --- what it refuses -----------------------------------------------------------------------

@@ -23,7 +23,7 @@ async function start() {
   const facts = [`${number(info.width)} × ${number(info.height)} px`];
   if (info.mpp !== null) facts.push(`${Number(info.mpp.toPrecision(4))} µm/px`);
   if (info.cells !== undefined) facts.push(`${number(info.cells)} cells`);
-  byId("facts").textContent = facts.join(" · ");
+  byId("facts").textContent = facts.map((fact) => fact.replaceAll(" ", "\u00a0")).join(" · ");
   viewer = OpenSeadragon({
     element: byId("viewer"), drawer: "canvas", showNavigationControl: false, animationTime: 0.4,
     gestureSettingsMouse: { clickToZoom: false }, gestureSettingsTouch: { clickToZoom: false },
