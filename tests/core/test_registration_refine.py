@@ -9,6 +9,7 @@ from made_registered import SIZE_UM, bulge, grid_um, he_of, made_bundle, shifted
 from past_core.registration import nuclei_points
 from past_core.registration.boundaries import outlines_in
 from past_core.registration.combine import combine
+from past_core.registration.image_report import judge_image
 from past_core.registration.keypoints import read_keypoints
 from past_core.registration.measure import measure
 from past_core.registration.nuclei_points import NucleiImageError, open_nuclei
@@ -76,6 +77,18 @@ def test_the_scale_is_found_where_windows_left_out_profit(bundle):
     assert found.registration.transform.scale == pytest.approx(0.25 / 0.2475, abs=5e-4)
     assert found.registration.correction is None
     assert found.after_um < 0.2 < found.before_um
+
+
+def test_a_coarse_image_says_nothing(bundle):
+    truth = truth_of(bundle)
+    with open_slide(he_of(bundle), mpp=2.0) as slide, open_nuclei(bundle) as nuclei:
+        found = refine(slide, nuclei, truth)
+    assert not found.accepted
+    assert found.windows == []
+    assert "2 µm per pixel" in found.reason
+    judgement = judge_image(found, truth.matrix)
+    assert judgement.verdict == "check"
+    assert "not checked against the image" in judgement.reasons[0]
 
 
 def test_another_tissue_is_not_accepted(bundle, other):

@@ -7,7 +7,7 @@ import numpy as np
 
 from past_core.registration.held_out import pooled
 from past_core.registration.measure import Window
-from past_core.registration.refine import Refinement
+from past_core.registration.refine import LEAST_WINDOWS, Refinement
 from past_core.registration.rigid import matrix_um, rms
 from past_core.registration.search import Affine
 from past_core.registration.verdict import GOOD_UM, REJECT_UM, SCALE_CHECK, SCALE_REJECT, Judgement
@@ -121,7 +121,11 @@ def judge_image(refinement: Refinement, matrix: np.ndarray) -> Judgement:
     larger, smaller = np.linalg.svd(matrix[:2, :2], compute_uv=False)
     off = float(np.sqrt(larger * smaller))
     if refinement.before_um is None:
-        reject.append(refinement.reason)
+        # Windows without nuclei contradict the matrix; too few windows say nothing of it.
+        if total < LEAST_WINDOWS:
+            check.append(f"not checked against the image: {refinement.reason}")
+        else:
+            reject.append(refinement.reason)
     else:
         error = refinement.after_um if refinement.accepted else refinement.before_um
         if error > GOOD_UM:

@@ -1,5 +1,6 @@
 """Where a Xenium bundle has nuclei, a window at a time: its nucleus masks, or its DAPI where it has none."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from past_core.ingest.xenium_layout import find_files
 from past_core.ingest.xenium_masks import NUCLEUS, open_cells
 from past_core.ingest.xenium_tables import read_cells, read_experiment
 from past_core.slides.tiff import DAMAGE
+
+logger = logging.getLogger(__name__)
 
 MAX_WINDOW_PX = 2**26
 """Largest window of masks or DAPI, in pixels, that is read in one piece."""
@@ -134,6 +137,7 @@ def open_nuclei(bundle: Path) -> Iterator[NucleiImage]:
         except (BundleError, BundleNotFoundError, *DAMAGE) as error:
             found, problem = False, str(error)
         if not found:
+            logger.warning("%s; finds nuclei in the DAPI image", problem)
             image = stack.enter_context(_open_dapi(bundle, problem))
         yield NucleiImage("masks" if found else "dapi", image, **common)
 

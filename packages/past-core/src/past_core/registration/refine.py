@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 SHIFT_UM, ANGLE_DEG, SCALE = 10.0, 0.5, 0.01
 """How far from the start is searched."""
 MOST_WINDOWS = 24
+COARSEST_MPP = 1.5
+"""µm per pixel of the H&E beyond which nuclei are a few pixels and windows say nothing."""
 LOCAL_UM, AGAIN_UM = 12.0, 4.0
 """How far a window may be from the common motion, at first and once that is corrected."""
 LEAST_FOUND, LEAST_WINDOWS = 0.5, 3
@@ -108,6 +110,9 @@ def refine(
         NucleiImageError: The bundle's masks or DAPI are damaged.
     """
     middles, side = choose_windows(nuclei.cells_um, most=most_windows)
+    if slide.require_mpp() > COARSEST_MPP:
+        coarse = f"the H&E has {slide.mpp:.3g} µm per pixel; nuclei show up to {COARSEST_MPP:g}"
+        return _refused(coarse, nuclei, side, None, [])
     if len(middles) < LEAST_WINDOWS:
         at_start = measure(slide, nuclei, start, middles, side_um=side, search_um=LOCAL_UM)
         few = f"the bundle's cells fill {len(middles)} windows; at least {LEAST_WINDOWS} are needed"
