@@ -207,7 +207,7 @@ def test_demo_replaces_an_earlier_demo_only_when_told_and_only_when_complete(
         ["--patients", 2, "--patient", "A"],
         ["--patient", "../A"],
         ["--size", 3],
-        ["--size", SIZE, "--version", "1.0"],
+        ["--size", SIZE, "--version", "1.4"],
     ],
 )
 def test_demo_refuses_impossible_options(past_demo, tmp_path, options):

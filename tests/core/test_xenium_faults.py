@@ -396,6 +396,29 @@ def test_mask_that_lacks_a_part_of_some_cells(bundle):
     refused(bundle, "cells.parquet", "cells.zarr.zip", "different areas")
 
 
+@pytest.mark.parametrize("value", [-1.0, 0.5, 1e300, np.inf])
+def test_impossible_number_of_nuclei(bundle, value):
+    edit_table(
+        bundle,
+        "cells.parquet",
+        lambda f: f.assign(nucleus_count=f.nucleus_count.astype(float).where(f.index != 3, value)),
+    )
+    refused(bundle, "cells.parquet", "nucleus_count", "row 3")
+
+
+def test_areas_of_other_cells(bundle):
+    edit_table(bundle, "cells.parquet", lambda f: f.assign(cell_area=np.roll(f.cell_area, 1)))
+    refused(bundle, "cells.parquet", "cells.zarr.zip", "different areas")
+
+
+def test_areas_that_are_computed_in_another_way(bundle):
+    """As those of polygons, which are a few per cent smaller than the masks."""
+    expected = read(bundle)
+    smaller = np.random.default_rng(0).uniform(0.93, 0.99, expected.table.n_obs)
+    edit_table(bundle, "cells.parquet", lambda f: f.assign(cell_area=f.cell_area * smaller))
+    np.testing.assert_array_equal(read(bundle).table.obsm["spatial"], expected.table.obsm["spatial"])
+
+
 def test_areas_of_the_nuclei_in_place_of_the_cells(bundle):
     edit_table(bundle, "cells.parquet", lambda f: f.assign(cell_area=f.nucleus_area))
     refused(bundle, "cell_area", "cells.parquet")

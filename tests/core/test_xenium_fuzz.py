@@ -6,8 +6,9 @@ that a file claims and does not have are in `test_xenium_claims`.
 
 Not to be noticed, and so left out or allowed by name, are facts that the format writes once: letters of gene
 ids and symbols, the course of single outlines near their cell, area and number of nuclei, the segmentation
-method, digits of the alignment, pixels of the H&E, masks that lie less than 2 µm beside the table's
-centroids; and axes that are swapped alike in masks, table and both tables of outlines.
+method, digits of the alignment, pixels of the H&E; which gene a count is of, where a cell's counts still add
+up; and axes that are swapped alike in masks, table and both tables of outlines. Masks may lie beside the
+table's centroids by up to 2 µm and a cell's radius, which is warned of beyond 2 µm.
 
 PAST_FUZZ=N runs N times as many examples, and others every time.
 """
@@ -54,6 +55,8 @@ from past_core.ingest.store import SlideStore
 from past_core.ingest.write import write_store
 from past_core.synthetic.bundle import write_bundle
 
+RADIUS_UM = 10.0
+"""More than that of any cell."""
 TIMES = int(os.environ.get("PAST_FUZZ", "0"))
 
 
@@ -220,7 +223,9 @@ def test_matrix(damage, part, how, seed):
             change_part(file, f"matrix/{part}", values, how, rng)
         # Ids and symbols are written once: reordered names are those of other genes, and no file says so.
         names = len(damage.reference.table.var) if part in ("features/id", "features/name") else 0
-        damage.judge(bundle, genes=names)
+        # Nor does any say which of a cell's genes a count is of, if they are exchanged whole.
+        exchanged = part == "indices" and how in ("swap two", "reverse", "shuffle")
+        damage.judge(bundle, genes=names, exchanged=exchanged)
 
 
 # --- the masks -----------------------------------------------------------------------------------------
@@ -232,7 +237,10 @@ def test_arrays(damage, name, how, seed):
     rng = np.random.default_rng(seed)
     with damage.copy() as bundle:
         edit_arrays(bundle, lambda arrays: change_array(arrays, name, how, rng))
-        slide = damage.judge(bundle, atol_um=2.0 if name == "masks/1" else 0.01)
+        slide = damage.judge(bundle, atol_um=2.0 + RADIUS_UM if name == "masks/1" else 0.01)
+        if slide is not None:
+            apart = np.hypot(*(slide.table.obsm["spatial"] - damage.reference.table.obsm["spatial"]).T) * 0.25
+            assert slide.report["cells_mask_table_disagree"] >= (apart > 2.01).sum()
         if how in ("shuffle", "roll", "swap two") and name in ("cell_id", "polygon_sets/1/cell_index"):
             assert slide is None  # every cell would be another
 

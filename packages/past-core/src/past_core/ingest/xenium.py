@@ -11,7 +11,7 @@ from anndata import AnnData
 from past_core.ingest.write import SlideData
 from past_core.ingest.xenium_alignment import Alignment
 from past_core.ingest.xenium_checks import FAR_UM, check_counts, check_outlines, locate
-from past_core.ingest.xenium_features import split_features
+from past_core.ingest.xenium_features import Features, split_features
 from past_core.ingest.xenium_files import BundleError
 from past_core.ingest.xenium_frame import register_slide
 from past_core.ingest.xenium_layout import BundleFiles, find_files
@@ -122,7 +122,7 @@ def read_bundle(
     n_outside = _check_inside(centroids, image, he, registered.path, max_outside)
     table = AnnData(
         X=features.counts,
-        obs=_observations(cells, features.control_counts),
+        obs=_observations(cells, features),
         var=features.genes,
         obsm={"spatial": centroids},
     )
@@ -311,7 +311,7 @@ def _check_inside(centroids: np.ndarray, image: Slide, he: Path, alignment: Path
     return int(outside.sum())
 
 
-def _observations(cells: pd.DataFrame, controls: np.ndarray) -> pd.DataFrame:
+def _observations(cells: pd.DataFrame, features: Features) -> pd.DataFrame:
     """The table's columns about cells, under the store's names and with their units."""
     obs = pd.DataFrame(index=cells.index.astype(str))
     obs.index.name = None
@@ -319,7 +319,8 @@ def _observations(cells: pd.DataFrame, controls: np.ndarray) -> pd.DataFrame:
         if column in cells:
             obs[f"{column}_um2"] = cells[column].to_numpy(dtype=np.float64)
     obs["nucleus_count"] = cells["nucleus_count"].fillna(0).to_numpy(dtype=np.int64)
-    obs["control_counts"] = controls.astype(np.int64)
+    obs["control_counts"] = features.control_counts
+    obs["negative_control_counts"] = features.negative_control_counts
     if "segmentation_method" in cells:
         obs["segmentation_method"] = cells["segmentation_method"].to_numpy()
     return obs

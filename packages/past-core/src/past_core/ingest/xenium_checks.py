@@ -24,6 +24,8 @@ FAR_UM = 2.0
 """A mask's centroid farther than this from the table's counts as a disagreement."""
 MAX_WRONG = 0.01
 """Share of cells of which two files may tell what cannot both be true."""
+MAX_SPREAD = 0.2
+"""Distance between the quartiles of the areas' ratios, above which they are not those of the same cells."""
 DEFAULT_RADIUS_UM = 5.0
 
 
@@ -130,7 +132,8 @@ def _same_areas(
     """(N,) whether a cell's mask is only a part of it.
 
     The table's area is the number of the mask's pixels times a pixel's area. Where it is so for most cells, a
-    mask of another size is damaged; where it is for none, the area was computed in another way.
+    mask of another size is damaged. Where all differ alike, the area was computed in another way; where they
+    differ each in its own way, the areas are those of other cells.
     """
     checked = (n_pixels > 0) & (area > 0)
     if not checked.any():
@@ -143,7 +146,9 @@ def _same_areas(
             "expected µm² of the same segmentation"
         )
     differs = checked & (np.abs(ratio - 1) > 0.02)
-    if abs(middle - 1) > 0.01 or differs.mean() > 0.5:
+    low, high = np.quantile(ratio[checked], [0.25, 0.75])
+    mixed = high - low > MAX_SPREAD
+    if not mixed and (abs(middle - 1) > 0.01 or differs.mean() > 0.5):
         return np.zeros(len(cells), dtype=bool)
     if differs.mean() > MAX_WRONG:
         row = int(np.flatnonzero(differs)[0])

@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 GENE_EXPRESSION = "Gene Expression"
 PROTEIN_EXPRESSION = "Protein Expression"
 
+NEGATIVE_CONTROLS = ("Negative Control Probe", "Negative Control Codeword")
+"""What measures false calls; deprecated and unassigned codewords are of another kind, and far more."""
+
 _ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{11}(\.\d+)?$")
 
 
@@ -29,6 +32,7 @@ class Features(NamedTuple):
         genes: (G rows) indexed by the panel's id, usually Ensembl's; column symbol.
         proteins: (N rows) float32 scaled mean intensities, one column a protein, or None.
         control_counts: (N,) counts of all other features.
+        negative_control_counts: (N,) of them those of negative controls, probes and codewords.
         record: For the store's report: `features_dropped` and `counts_dropped` by type, `custom_genes`
             without an Ensembl id, `proteins`.
     """
@@ -37,6 +41,7 @@ class Features(NamedTuple):
     genes: pd.DataFrame
     proteins: pd.DataFrame | None
     control_counts: np.ndarray
+    negative_control_counts: np.ndarray
     record: dict[str, Any]
 
 
@@ -88,7 +93,9 @@ def split_features(matrix: Matrix, path: Path) -> Features:
     if proteins is not None:
         record["proteins"] = proteins.shape[1]
     controls = np.asarray(whole.sum(axis=1) - counts.sum(axis=1)).ravel().astype(np.int64)
-    return Features(counts, genes, proteins, controls, record)
+    negative = whole[:, np.flatnonzero(counted.isin(NEGATIVE_CONTROLS))].sum(axis=1)
+    negative = np.asarray(negative).ravel().astype(np.int64)
+    return Features(counts, genes, proteins, controls, negative, record)
 
 
 def _unique(features: pd.DataFrame, column: str, what: str, path: Path) -> None:

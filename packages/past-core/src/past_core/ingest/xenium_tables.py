@@ -18,6 +18,8 @@ KNOWN = ((1, 0), (5, 0))
 """Versions of the analysis software whose layouts are known: from the first, up to the second."""
 ORGANISMS = ("human", "mouse")
 MAX_CELLS = 50_000_000
+MAX_VALUE = 1e9
+"""More µm², nuclei or counts no cell has."""
 
 NUMBERS = ("x_centroid", "y_centroid", "cell_area", "nucleus_area", "nucleus_count", "transcript_counts")
 
@@ -126,10 +128,12 @@ def read_cells(path: Path) -> pd.DataFrame:
             cells[column] = numbers(table[column], column, path)
     for column in cells.columns.difference(["x_centroid", "y_centroid"]):
         values = cells[column].to_numpy()
-        bad = np.flatnonzero((values < 0) | np.isinf(values))
+        whole = column == "nucleus_count"
+        bad = np.flatnonzero((values < 0) | (values > MAX_VALUE) | (whole & (np.floor(values) < values)))
         if bad.size:
             raise BundleError(
-                f"{path}: column {column} is {values[bad[0]]} in row {bad[0]}, expected a number from 0"
+                f"{path}: column {column} is {values[bad[0]]} in row {bad[0]}, expected a "
+                f"{'whole ' if whole else ''}number from 0 to {MAX_VALUE:.0e}"
             )
     if "segmentation_method" in table.column_names:
         method = strings(table["segmentation_method"], path).to_numpy(zero_copy_only=False)
