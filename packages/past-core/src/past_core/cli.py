@@ -15,7 +15,20 @@ from past_core.errors import PastError
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
 
-VERBS = ("demo", "register", "ingest", "view", "info", "plan", "embed", "export", "import", "encoders")
+VERBS = (
+    "demo",
+    "register",
+    "ingest",
+    "view",
+    "catalogue",
+    "info",
+    "summary",
+    "plan",
+    "embed",
+    "export",
+    "import",
+    "encoders",
+)
 """Verbs of past-core: `past_core.commands.VERB` holds a function of the same name (`import_` for import)."""
 
 COMMANDS_GROUP = "past.commands"
