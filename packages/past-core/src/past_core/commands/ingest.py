@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from past_core.ingest.quality import QualityOptions
     from past_core.ingest.run import IngestRequest
 
 SHEETS = (".csv", ".tsv")
@@ -65,6 +66,16 @@ def ingest(
         float | None,
         typer.Option(help="Resample to so many um per pixel, such as 0.25. Default: as scanned."),
     ] = None,
+    qc: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Quality control: xenium, minimal, or KEY=VALUE (changes to xenium), such as min_counts=20, "
+            "focus=on; repeatable. Default: xenium of a BUNDLE, else minimal. Keys: past qc --keys."
+        ),
+    ] = None,
+    qc_report: Annotated[
+        Path | None, typer.Option(help="Report of quality control to write, .html or .png.")
+    ] = None,
     k: Annotated[int, typer.Option(min=1, help="Neighbours of each cell.")] = 8,
     max_outside: Annotated[
         float | None,
@@ -118,13 +129,17 @@ def ingest(
         "cancer_type": cancer_type,
         "annotations": annotations,
         "target_mpp": target_mpp,
+        "quality": _quality(qc),
         "k": k,
         "max_outside": max_outside,
         "overwrite": overwrite,
     }
     if bundle is not None and bundle.suffix.lower() in SHEETS and not bundle.is_dir():
         from past_core.commands.ingest_sheet import ingest_sheet
+        from past_core.ingest.run import IngestError
 
+        if qc_report is not None:
+            raise IngestError("--qc-report is for a single slide; `past qc STORE -o REPORT` makes one later")
         others = {source: value for source, value in given.items() if source != "BUNDLE"}
         ingest_sheet(
             bundle, output, others, options, common, jobs=jobs, dask=dask, skip_missing=missing == "skip"
@@ -136,10 +151,24 @@ def ingest(
         raise IngestError("--jobs, --dask and --missing are for a sheet: past ingest SHEET.csv -o FOLDER")
     source, path = one_source(given)
     request = IngestRequest(
-        output=output, source=source, path=path, options=options_of(source, options), **common
+        output=output,
+        source=source,
+        path=path,
+        options=options_of(source, options),
+        quality_report=qc_report,
+        **common,
     )
     _run(request)
     _summary(output)
+
+
+def _quality(words: list[str] | None) -> "QualityOptions | None":
+    """Options of quality control, None where nothing was said: then the source's default holds."""
+    if not words:
+        return None
+    from past_core.ingest.quality import parse_quality
+
+    return parse_quality(words)
 
 
 def _run(request: "IngestRequest") -> None:

@@ -8,10 +8,11 @@ from past_core.errors import PastError
 from past_core.ingest.pyramid import Progress
 
 if TYPE_CHECKING:
+    from past_core.ingest.quality import QualityOptions
     from past_core.ingest.write import SlideData
 
 SOURCES = {
-    "BUNDLE": {"he", "alignment", "mpp", "organism"},
+    "BUNDLE": {"he", "alignment", "registration", "mpp", "organism"},
     "--hest": {"he", "mpp", "swap_xy", "assay", "organism"},
     "--spatialdata": {"mpp", "assay", "organism", "image", "shapes", "table", "coordinate_system"},
 }
@@ -35,6 +36,9 @@ class IngestRequest:
         patient: The patient.
         cancer_type: The cancer type.
         annotations: Table of reference annotations to add.
+        quality: Tests of quality control; None for the source's default: `QualityOptions.xenium()` of a
+            BUNDLE, else the tests that are never off.
+        quality_report: Report of quality control to write, .html or .png.
         target_mpp: µm per pixel that the slide is resampled to; None keeps its own.
         k: Neighbours of each cell.
         max_outside: Share of cells that may lie outside the image; None for the source's default.
@@ -49,6 +53,8 @@ class IngestRequest:
     patient: str | None = None
     cancer_type: str | None = None
     annotations: Path | None = None
+    quality: "QualityOptions | None" = None
+    quality_report: Path | None = None
     target_mpp: float | None = None
     k: int = 8
     max_outside: float | None = None
@@ -97,14 +103,30 @@ def ingest_slide(request: IngestRequest, *, progress: Progress | None = None) ->
     Raises:
         PastError: Of the reader or the writer; what was found, where, and what to do.
     """
+    from past_core.ingest.quality import QualityOptions
+    from past_core.ingest.quality.report import check_report, write_report
     from past_core.ingest.write import check_output, write_store
 
     check_output(request.output, overwrite=request.overwrite)
+    if request.quality_report is not None:
+        check_report(request.quality_report)
+    quality = request.quality
+    if quality is None and request.source == "BUNDLE":
+        quality = QualityOptions.xenium()
     data = read_slide(request)
     limit = {} if request.max_outside is None else {"max_outside": request.max_outside}
-    return write_store(
-        data, request.output, overwrite=request.overwrite, k=request.k, progress=progress, **limit
+    store = write_store(
+        data,
+        request.output,
+        overwrite=request.overwrite,
+        k=request.k,
+        quality=quality,
+        progress=progress,
+        **limit,
     )
+    if request.quality_report is not None:
+        write_report(store, request.quality_report)
+    return store
 
 
 def read_slide(request: IngestRequest) -> "SlideData":

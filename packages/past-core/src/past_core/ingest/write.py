@@ -24,7 +24,15 @@ from past_core.ingest.hashing import sha256
 from past_core.ingest.layout import FORMAT, IMAGE, TABLE, is_store
 from past_core.ingest.neighbors import set_neighbors
 from past_core.ingest.pyramid import PixelReader, Progress, SlideImage, level_shapes, write_pyramid
-from past_core.ingest.quality import OUTSIDE_IMAGE, quality_flags, quality_report
+from past_core.ingest.quality import (
+    OUTSIDE_IMAGE,
+    Assessment,
+    QualityOptions,
+    assess,
+    nuclei_of,
+    quality_flags,
+    quality_report,
+)
 from past_core.remote import require_local
 
 logger = logging.getLogger(__name__)
@@ -97,6 +105,7 @@ def write_store(
     k: int = 8,
     block_size: int = BLOCK_SIZE,
     max_outside: float = MAX_OUTSIDE,
+    quality: QualityOptions | None = None,
     progress: Progress | None = None,
 ) -> Path:
     """Writes a slide store.
@@ -111,6 +120,7 @@ def write_store(
         k: Neighbours a cell.
         block_size: Side of a block in level-0 pixels.
         max_outside: Largest share of cells outside the image.
+        quality: Tests of quality control; by default those that are never off.
         progress: Called with image tiles written and tiles in all.
 
     Returns:
@@ -134,7 +144,8 @@ def write_store(
     if not np.isfinite(data.mpp) or data.mpp <= 0:
         raise SlideDataError(f"{data.name}: the pixel size is {data.mpp} um, expected a positive number")
     counts = check_table(data.table, data.name)
-    table, blocks = _prepare_table(data, counts, size, block_size=block_size, max_outside=max_outside)
+    found, flags = _flags(data, counts, size, quality=quality, max_outside=max_outside)
+    table, blocks = _prepare_table(data, counts, size, flags, block_size=block_size)
     median = set_neighbors(table, mpp=data.mpp, k=k)
     manifest = {
         "format": FORMAT,
@@ -151,13 +162,13 @@ def write_store(
         "neighbors": {"k": k, "median_um": None if np.isnan(median) else median},
         "counts": {"stored": int(table.X.nnz), "total": int(table.X.sum(dtype=np.int64))},
         "sources": {label: sha256(Path(source)) for label, source in data.sources.items()},
-        "registration": _plain(data.registration),
-        "qc": quality_report(table.obs),
-        "report": _plain(dict(data.report)),
+        "registration": plain(data.registration),
+        "qc": quality_report(table.obs) if found is None else plain(found.report(table.obs)),
+        "report": plain(dict(data.report)),
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _renamed_when_complete(path, overwrite=overwrite) as partial:
+        with renamed_when_complete(path, overwrite=overwrite) as partial:
             _write_spatialdata(data, table, image, partial, manifest, progress=progress)
     except OSError as error:
         if isinstance(error, PastError):
@@ -183,12 +194,17 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         raise StoreExistsError(f"{path} exists and is not a slide store; only slide stores are ever replaced")
 
 
-def _prepare_table(
-    data: SlideData, counts: csr_matrix, size: tuple[int, int], *, block_size: int, max_outside: float
-) -> tuple[AnnData, np.ndarray]:
-    """The store's table: rows in block order, with flags, sums and the keys that tie it to the outlines."""
+def _flags(
+    data: SlideData,
+    counts: csr_matrix,
+    size: tuple[int, int],
+    *,
+    quality: QualityOptions | None,
+    max_outside: float,
+) -> tuple[Assessment | None, pd.DataFrame]:
+    """Flags every cell; what quality control found beside the flags, where it was asked for more."""
     centroids = np.asarray(data.table.obsm["spatial"], dtype=np.float64)
-    flags = quality_flags(counts, centroids, size)
+    flags, found = quality_flags(counts, centroids, size), None
     outside = flags["qc_reason"].astype(str).str.contains(OUTSIDE_IMAGE).to_numpy()
     if outside.mean() > max_outside:
         low, high = centroids.min(axis=0), centroids.max(axis=0)
@@ -198,10 +214,32 @@ def _prepare_table(
             f"y {low[1]:.0f} to {high[1]:.0f}); at most {max_outside:.0%} may: check the alignment, "
             "the pixel size and the order of x and y"
         )
-    if not flags["qc_pass"].any():
-        raise SlideDataError(
-            f"{data.name}: none of {len(flags)} cells passes QC ({quality_report(flags)['reasons']})"
+    if quality is not None:
+        found = assess(
+            quality,
+            counts=counts,
+            xy=centroids,
+            size=size,
+            mpp=data.mpp,
+            obs=data.table.obs,
+            image=data.image,
+            nuclei=nuclei_of(data.nucleus_boundaries, data.table.obs_names.astype(str)),
+            name=data.name,
         )
+        flags = found.flags()
+    if not flags["qc_pass"].any():
+        hint = "" if quality is None else "; --qc changes the tests, --qc minimal turns most of them off"
+        raise SlideDataError(
+            f"{data.name}: none of {len(flags)} cells passes QC ({quality_report(flags)['reasons']}){hint}"
+        )
+    return found, flags
+
+
+def _prepare_table(
+    data: SlideData, counts: csr_matrix, size: tuple[int, int], flags: pd.DataFrame, *, block_size: int
+) -> tuple[AnnData, np.ndarray]:
+    """The store's table: rows in block order, with flags, sums and the keys that tie it to the outlines."""
+    centroids = np.asarray(data.table.obsm["spatial"], dtype=np.float64)
     order, blocks = block_order(centroids, size, block_size=block_size)
     obs = data.table.obs.copy()
     obs.index = obs.index.astype(str)
@@ -213,13 +251,15 @@ def _prepare_table(
     obs["n_counts"] = np.asarray(counts.sum(axis=1)).ravel().astype(np.int64)
     obs["n_genes"] = np.diff(counts.indptr).astype(np.int64)
     for column in flags:
-        obs[column] = flags[column].to_numpy() if column == "qc_pass" else pd.Categorical(flags[column])
+        obs[column] = pd.Categorical(flags[column]) if column == "qc_reason" else flags[column].to_numpy()
     var = data.table.var.copy()
     var.index = var.index.astype(str)
     var.index.name = None
     if "symbol" not in var:
         var["symbol"] = var.index.to_numpy()
     table = AnnData(X=counts[order], obs=obs.iloc[order], var=var, obsm={"spatial": centroids[order]})
+    if "protein" in data.table.obsm:
+        table.obsm["protein"] = data.table.obsm["protein"].iloc[order]
     return table, blocks
 
 
@@ -274,7 +314,7 @@ def _write_spatialdata(
 
 
 @contextmanager
-def _renamed_when_complete(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def renamed_when_complete(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Gives a temporary name beside `path`; on success it takes `path`'s place, on failure it is removed.
 
     What killed writers of the same store left behind is removed; an old store that one had set aside only
@@ -302,14 +342,14 @@ def _renamed_when_complete(path: Path, *, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The same value in JSON's types."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value if isinstance(value, (str, int, float, bool)) or value is None else str(value)

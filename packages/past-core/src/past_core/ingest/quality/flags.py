@@ -1,15 +1,16 @@
-"""Quality flags of cells: bad cells are marked and counted, never deleted."""
+"""Flags of cells and the counts of their reasons."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-NO_GENES = "no_genes"
-OUTSIDE_IMAGE = "outside_image"
+from past_core.ingest.quality.cells import NO_GENES, OUTSIDE_IMAGE
 
 
 def quality_flags(counts: csr_matrix, centroids: np.ndarray, image_size: tuple[int, int]) -> pd.DataFrame:
-    """Flags the cells that training and evaluation leave out.
+    """Flags the cells that neither training nor evaluation can use; the tests that are never off.
 
     Args:
         counts: (N, G) raw counts.
@@ -22,14 +23,25 @@ def quality_flags(counts: csr_matrix, centroids: np.ndarray, image_size: tuple[i
     """
     height, width = image_size
     x, y = centroids[:, 0], centroids[:, 1]
-    tests = {
-        NO_GENES: np.asarray(counts.sum(axis=1)).ravel() <= 0,
-        OUTSIDE_IMAGE: (x < 0) | (y < 0) | (x >= width) | (y >= height),
-    }
-    reason = np.full(len(centroids), "", dtype=object)
-    for name, failed in tests.items():
-        reason[failed] = [f"{before};{name}" if before else name for before in reason[failed]]
+    reason = joined_reasons(
+        {
+            NO_GENES: np.asarray(counts.sum(axis=1)).ravel() <= 0,
+            OUTSIDE_IMAGE: (x < 0) | (y < 0) | (x >= width) | (y >= height),
+        }
+    )
     return pd.DataFrame({"qc_pass": reason == "", "qc_reason": pd.Categorical(reason)})
+
+
+def joined_reasons(failed: Mapping[str, np.ndarray]) -> np.ndarray:
+    """(N,) str objects: the names of the tests that each cell failed, joined by `;`, in the mapping's order.
+
+    Args:
+        failed: reason -> (N,) bool; at least one.
+    """
+    reason = np.full(len(next(iter(failed.values()))), "", dtype=object)
+    for name, bad in failed.items():
+        reason[bad] = [f"{before};{name}" if before else name for before in reason[bad]]
+    return reason
 
 
 def quality_report(obs: pd.DataFrame) -> dict[str, object]:
