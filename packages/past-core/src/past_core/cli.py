@@ -21,6 +21,7 @@ VERBS = (
     "ingest",
     "view",
     "catalogue",
+    "qc",
     "info",
     "summary",
     "plan",
