@@ -1,4 +1,4 @@
-"""The site's pages that are made: the front page, what CONTRIBUTING says, and a page for every public module."""
+"""Pages of the site that are made: the front page, CONTRIBUTING, and one for every public module."""
 
 import ast
 import re
