@@ -84,3 +84,31 @@ def test_only_what_is_abandoned_is_removed(tmp_path: Path, dead: int) -> None:
     }
     assert set(sweep(tmp_path, ".s.zarr.", ".partial")) == gone
     assert set(tmp_path.iterdir()) == kept
+
+
+def test_folders_are_swapped_in_one_step(tmp_path: Path) -> None:
+    new, old = tmp_path / "new", tmp_path / "old"
+    for folder in (new, old):
+        folder.mkdir()
+        (folder / "name").write_text(folder.name)
+    if not atomic.exchange(new, old):
+        pytest.skip("this system cannot swap two folders in one step")
+    assert (old / "name").read_text() == "new"
+    assert (new / "name").read_text() == "old"
+    assert not atomic.exchange(new, tmp_path / "none")
+    assert (new / "name").read_text() == "old"
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_folder_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swaps: bool) -> None:
+    path = tmp_path / "a.zarr"
+    path.mkdir()
+    (path / "old").touch()
+    if not swaps:
+        monkeypatch.setattr(atomic, "exchange", lambda new, old: False)
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+        assert (path / "old").exists()
+    assert [file.name for file in path.iterdir()] == ["new"]
+    assert [file.name for file in tmp_path.iterdir()] == ["a.zarr"]

@@ -157,12 +157,26 @@ def test_info_of_something_else(past, tmp_path):
     (tmp_path / "a.txt").write_text("x")
     for path, message in [
         (tmp_path / "none", "nothing at"),
-        (tmp_path / "a.txt", "neither a slide store"),
+        (tmp_path / "a.txt", "not an image that PAST knows"),
         (tmp_path, "not a slide store"),
     ]:
         status, _, stderr = past("info", path)
         assert status == 1
         assert message in " ".join(stderr.split())
+
+
+def test_info_of_a_slide_without_cells(past, tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
+    status, stdout, stderr = past("info", tmp_path / "a.png", "--json")
+    assert status == 0, stderr
+    found = json.loads(stdout)
+    assert (found["kind"], found["width"], found["height"], found["mpp"]) == ("slide", 300, 200, None)
+    assert "not stated" in past("info", tmp_path / "a.png")[1]
+    status, _, stderr = past("info", tmp_path / "a.png", "--overlay", tmp_path / "b.png")
+    assert status == 1
+    assert "has no cells" in stderr
 
 
 def test_installed_command_prints_one_message(tmp_path):

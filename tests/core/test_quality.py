@@ -20,6 +20,8 @@ from past_core.ingest.quality import (
     parse_quality,
     quality_report,
 )
+from past_core.ingest.quality.cells import Cells
+from past_core.ingest.quality.image_tests import doublet
 from past_core.ingest.quality.pixels import tiles
 from past_core.ingest.quality.report import QualityReportError, check_report, write_report
 from past_core.ingest.store import SlideStore
@@ -251,3 +253,30 @@ def test_the_minimal_store_has_the_old_manifest(tmp_path):
     store = SlideStore(write_store(made_slide(), tmp_path / "s.zarr"))
     assert set(store.manifest["qc"]) == {"cells", "passed", "reasons"}
     assert not [name for name in store.obs if name.startswith("qc_") and name not in ("qc_pass", "qc_reason")]
+
+
+def test_sums_of_two_cells_are_doublets():
+    rng = np.random.default_rng(0)
+    types = rng.gamma(0.3, 1, (6, 200))
+    types /= types.sum(axis=1, keepdims=True)
+    kind = rng.integers(0, 6, 800)
+    single = rng.poisson(types[kind] * 120)
+    first, second = rng.choice(800, (2, 80))
+    unlike = kind[first] != kind[second]
+    counts = csr_matrix(np.vstack([single, single[first[unlike]] + single[second[unlike]]]))
+    n = counts.shape[0]
+    cells = Cells(
+        counts=np.asarray(counts.sum(axis=1)).ravel(),
+        genes=np.diff(counts.indptr),
+        panel=200,
+        xy=np.zeros((n, 2)),
+        size=(10, 10),
+        mpp=MPP,
+        obs=pd.DataFrame(index=[f"c{row}" for row in range(n)]),
+    )
+    quantity, _, figures = doublet(cells, counts, QualityOptions(doublet=True))
+    assert quantity.failed[800:].mean() > 0.9
+    assert quantity.failed[:800].mean() < 0.02
+    strict, _, _ = doublet(cells, counts, QualityOptions(doublet=True, max_doublet_score=0.01))
+    assert figures["limit"] > 0.01
+    assert strict.failed.sum() > quantity.failed.sum()

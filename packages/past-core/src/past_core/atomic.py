@@ -1,10 +1,12 @@
 """Outputs exist whole or not at all: written beside their place under another name, then renamed."""
 
+import ctypes
 import os
 import re
 import secrets
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,9 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if path.is_dir() and not path.is_symlink():
+            if exchange(temporary, path):
+                shutil.rmtree(temporary)
+                return
             aside = temporary.with_name(f"{temporary.name}.old")
             path.rename(aside)  # a folder cannot be replaced in one step
             temporary.rename(path)
@@ -41,6 +46,22 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
     # Only now: until the new one stands, an old one that was set aside may be all there is.
     sweep(path.parent, f".{path.stem}.", f".part{path.suffix}.old")
+
+
+def exchange(new: Path, old: Path) -> bool:
+    """Swaps two files or folders of one file system in one step: at no moment is either name without one.
+
+    Returns:
+        whether it was done; False where the system cannot (renameat2 of Linux and most of its file systems).
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2(here, os.fsencode(new), here, os.fsencode(old), swap) == 0
 
 
 def discard(path: Path) -> None:

@@ -36,7 +36,7 @@ def demo(
         float, typer.Option(min=0, max=1, help="How strongly the H&E shows each cell's state.")
     ] = 1.0,
     size: Annotated[float, typer.Option(help="Side of the section in µm.")] = 625.0,
-    version: Annotated[str, typer.Option(help="Version of the Xenium format, 2.0 or 3.0.")] = "3.0",
+    version: Annotated[str, typer.Option(help="Version of the Xenium format, from 1.0 to 4.0.")] = "3.0",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier demo in DIR.")] = False,
 ) -> None:
     """Writes a synthetic Xenium bundle with its H&E, alignment, keypoints and the truth behind it."""

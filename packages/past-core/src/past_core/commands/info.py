@@ -1,4 +1,4 @@
-"""`past info`: what is in a slide store or a checkpoint."""
+"""`past info`: what is in a slide store, a slide, or a checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,8 +31,8 @@ def info(
     path: Annotated[
         str,
         typer.Argument(
-            help="Slide store (.zarr), checkpoint (.ckpt, .safetensors), run or export folder, demo, or a "
-            "repository of the hub (OWNER/NAME)."
+            help="Slide store (.zarr), slide (SVS, NDPI, TIFF, ...), checkpoint (.ckpt, .safetensors), "
+            "run or export folder, demo, or a repository of the hub (OWNER/NAME)."
         ),
     ],
     *,
@@ -44,7 +44,7 @@ def info(
         Path | None, typer.Option(help="Slide store: write a picture (PNG) of its cells over its H&E.")
     ] = None,
 ) -> None:
-    """Describes a slide store or a checkpoint."""
+    """Describes a slide store, a slide, or a checkpoint."""
     from rich.console import Console
 
     if _is_checkpoint(path):
@@ -53,7 +53,12 @@ def info(
         if overlay is not None:
             raise InfoError(f"--overlay draws the cells of a slide store; {path} is a checkpoint")
         description = describe_checkpoint(path, revision=revision)
-        table = _checkpoint_table(path, description)
+        table = _table(path, _checkpoint_rows(description))
+    elif _is_bare_slide(path):
+        if overlay is not None:
+            raise InfoError(f"--overlay draws the cells of a slide store; {path} has no cells")
+        description = _describe_slide(path)
+        table = _table(path, _slide_rows(description))
     else:
         from past_core.ingest.describe import describe_store, store_table
         from past_core.ingest.store import SlideStore
@@ -72,10 +77,9 @@ def info(
 
 
 def _is_checkpoint(name: str) -> bool:
-    """Whether a name is to be read as a checkpoint; a folder that is neither is refused as a slide store.
+    """Whether a name is to be read as a checkpoint; a folder that is none is refused as a slide store.
 
     Raises:
-        InfoError: a file that is neither.
         InfoNotFoundError: nothing there, and no name of a checkpoint.
     """
     path = Path(name)
@@ -84,17 +88,56 @@ def _is_checkpoint(name: str) -> bool:
     if path.is_dir():
         return (path / "config.json").is_file() or _is_run(path)
     if path.exists():
-        if path.suffix.lower() not in CHECKPOINTS:
-            raise InfoError(
-                f"{path} is neither a slide store (a .zarr folder) nor a checkpoint "
-                f"({', '.join(CHECKPOINTS)})"
-            )
-        return True
+        return path.suffix.lower() in CHECKPOINTS
     from past_core.hub import parse_hub_id
 
     if name != "demo" and parse_hub_id(name) is None:
         raise InfoNotFoundError(f"nothing at {path}; expected a slide store or a checkpoint")
     return True
+
+
+def _is_bare_slide(name: str) -> bool:
+    """Whether a name is an image without cells: a file, or a zarr folder that is no slide store."""
+    from past_core.ingest.layout import is_store
+    from past_core.slides.opening import read_attributes
+
+    path = Path(name)
+    if "://" in name or not path.exists():
+        return False
+    return path.is_file() or (not is_store(path) and bool(read_attributes(path)) and path.suffix == ".zarr")
+
+
+def _describe_slide(name: str) -> dict[str, Any]:
+    from past_core.slides import open_slide
+
+    with open_slide(name) as slide:
+        return {
+            "kind": "slide",
+            "path": str(slide.path),
+            "bytes": slide.path.stat().st_size if slide.path.is_file() else None,
+            "read by": type(slide).__name__,
+            "vendor": getattr(slide, "vendor", None),
+            "width": slide.width,
+            "height": slide.height,
+            "mpp": slide.mpp,
+            "levels": [[level.height, level.width] for level in slide.levels],
+        }
+
+
+def _slide_rows(description: dict[str, Any]) -> dict[str, Any]:
+    mpp, width, height = (description[key] for key in ("mpp", "width", "height"))
+    size = f"{width:,} x {height:,} px"
+    if mpp:
+        size += f", {width * mpp / 1000:.2f} x {height * mpp / 1000:.2f} mm"
+    levels = ", ".join(f"{columns} x {rows}" for rows, columns in description["levels"])
+    return {
+        "Kind": "slide without cells" + (f" ({description['vendor']})" if description["vendor"] else ""),
+        "Size": size,
+        "Resolution": f"{mpp:.4g} um per pixel"
+        if mpp
+        else "not stated: give --mpp to the verbs that need it",
+        "Levels": f"{len(description['levels'])}: {levels}",
+    }
 
 
 def _is_run(path: Path) -> bool:
@@ -109,14 +152,14 @@ def _dump(description: dict[str, Any]) -> str:
     return json.dumps(description, indent=2, default=str)
 
 
-def _checkpoint_table(name: str, description: dict[str, Any]) -> Any:
+def _table(name: str, rows: Mapping[str, Any]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(Path(name).name), show_header=False, title_justify="left")
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for key, value in _checkpoint_rows(description).items():
+    for key, value in rows.items():
         table.add_row(key, Text(str(value)))
     return table
 

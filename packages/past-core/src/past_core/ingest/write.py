@@ -16,7 +16,7 @@ import zarr
 from anndata import AnnData
 from scipy.sparse import csr_matrix
 
-from past_core.atomic import sweep, writer
+from past_core.atomic import exchange, sweep, writer
 from past_core.errors import PastError
 from past_core.ingest.blocks import BLOCK_SIZE, block_order
 from past_core.ingest.checks import SlideDataError, check_table
@@ -329,7 +329,9 @@ def renamed_when_complete(path: Path, *, overwrite: bool) -> Iterator[Path]:
         yield partial
         check_output(path, overwrite=overwrite)
         if path.exists():
-            path.rename(retired)
+            if exchange(partial, path):
+                return
+            path.rename(retired)  # where the two cannot be swapped in one step
         try:
             partial.rename(path)
         except OSError:
