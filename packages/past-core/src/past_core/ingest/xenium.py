@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -114,7 +114,7 @@ def read_bundle(
     mismatched = check_counts(features.counts, cells, files.cells, files.matrix)
     masks = None if files.masks is None else _read_masks(files.masks, files.cells, cells, experiment)
     places = locate(masks, cells, pixel_size, files.cells, files.masks)
-    outlines = _read_outlines(files, cells, places.pixels * pixel_size, places.radius_um)
+    outlines = _read_outlines(files, cells, places.pixels * pixel_size, places.radius_um, frame, pixel_size)
     if "nucleus_count" not in cells:
         cells["nucleus_count"] = _count_nuclei(cells, outlines["nucleus_boundaries"])
 
@@ -128,10 +128,6 @@ def read_bundle(
     )
     if features.proteins is not None:
         table.obsm["protein"] = features.proteins.set_axis(table.obs_names)
-    shapes = {
-        label: None if found is None else _polygons(found.vertices, cells.index, frame, pixel_size)
-        for label, found in outlines.items()
-    }
     notes = _notes(files, outlines, experiment, len(cells))
     for note in notes:
         logger.warning("%s: %s", bundle, note)
@@ -155,9 +151,9 @@ def read_bundle(
         mpp=registered.mpp,
         table=table,
         cell_boundaries=None
-        if shapes["cell_boundaries"] is None
-        else shapes["cell_boundaries"].set_index("cell_id"),
-        nucleus_boundaries=shapes["nucleus_boundaries"],
+        if outlines["cell_boundaries"] is None
+        else outlines["cell_boundaries"].shapes.set_index("cell_id"),
+        nucleus_boundaries=None if nuclei is None else nuclei.shapes,
         patient=patient,
         cancer_type=cancer_type,
         assay="xenium",
@@ -243,11 +239,30 @@ def _warn_of_version(path: Path, archive: CellsZarr, experiment: Experiment) -> 
     )
 
 
+class _Shapes(NamedTuple):
+    """Outlines as polygons, without their vertices, which take several times the memory.
+
+    Attributes:
+        shapes: GeoDataFrame in H&E pixels with the column cell_id.
+        owner: (P,) row of the table of cells.
+        without_cell: Polygons that belong to no cell.
+    """
+
+    shapes: pd.DataFrame
+    owner: np.ndarray
+    without_cell: int
+
+
 def _read_outlines(
-    files: BundleFiles, cells: pd.DataFrame, positions_um: np.ndarray, radius_um: np.ndarray
-) -> dict[str, Outlines | None]:
+    files: BundleFiles,
+    cells: pd.DataFrame,
+    positions_um: np.ndarray,
+    radius_um: np.ndarray,
+    frame: Alignment,
+    pixel_size: float,
+) -> dict[str, _Shapes | None]:
     """Both boundary tables, checked to lie around their cells; None for one that is not there or empty."""
-    found: dict[str, Outlines | None] = {}
+    found: dict[str, _Shapes | None] = {}
     for label, reach in (("cell_boundaries", CELL_REACH), ("nucleus_boundaries", NUCLEUS_REACH)):
         path = getattr(files, label)
         found[label] = None
@@ -255,22 +270,22 @@ def _read_outlines(
             other, orphans = cells.attrs.get("aliases"), label == "nucleus_boundaries"
             outlines = read_outlines(path, cells.index, orphans=orphans, aliases=other)
             check_outlines(outlines.vertices, positions_um, FAR_UM + reach * radius_um, cells.index, path)
-            found[label] = None if outlines.vertices.empty else outlines
+            if not outlines.vertices.empty:
+                found[label] = _shapes(outlines, cells.index, frame, pixel_size)
     return found
 
 
-def _count_nuclei(cells: pd.DataFrame, nuclei: Outlines | None) -> np.ndarray:
+def _count_nuclei(cells: pd.DataFrame, nuclei: _Shapes | None) -> np.ndarray:
     """(N,) nuclei of each cell, where neither table nor polygon sets tell: by outlines, else by area."""
     if nuclei is not None:
-        owner = nuclei.vertices.drop_duplicates("polygon")["cell"].to_numpy()
-        return np.bincount(owner, minlength=len(cells))
+        return np.bincount(nuclei.owner, minlength=len(cells))
     if "nucleus_area" in cells:
         return (cells["nucleus_area"].fillna(0) > 0).to_numpy(dtype=np.int64)
     return np.zeros(len(cells), dtype=np.int64)
 
 
 def _notes(
-    files: BundleFiles, outlines: dict[str, Outlines | None], experiment: Experiment, n_cells: int
+    files: BundleFiles, outlines: dict[str, _Shapes | None], experiment: Experiment, n_cells: int
 ) -> list[str]:
     """What a reader of the slide should know about the bundle."""
     missing = files.missing()
@@ -280,7 +295,7 @@ def _notes(
             notes.append(f"{label} holds no outline: {DEGRADED[label]}")
     cell_outlines = outlines["cell_boundaries"]
     if cell_outlines is not None:
-        without = n_cells - cell_outlines.vertices["cell"].nunique()
+        without = n_cells - len(np.unique(cell_outlines.owner))
         if without:
             notes.append(f"cell_boundaries lacks the outlines of {without} of {n_cells} cells")
     if experiment.num_cells not in (None, n_cells):
@@ -326,13 +341,14 @@ def _observations(cells: pd.DataFrame, features: Features) -> pd.DataFrame:
     return obs
 
 
-def _polygons(
-    vertices: pd.DataFrame, cell_ids: pd.Index, frame: Alignment, pixel_size: float
-) -> pd.DataFrame:
-    """Outlines in H&E pixels as a GeoDataFrame with the column cell_id."""
+def _shapes(outlines: Outlines, cell_ids: pd.Index, frame: Alignment, pixel_size: float) -> _Shapes:
+    """Outlines in H&E pixels."""
     from past_core.ingest.outlines import polygons_from_vertices
 
+    vertices = outlines.vertices
+    polygon = vertices["polygon"].to_numpy()
+    first = np.concatenate([[True], polygon[1:] != polygon[:-1]])
+    owner = vertices["cell"].to_numpy()[first]
     points = frame.to_image(vertices[["x", "y"]].to_numpy() / pixel_size)
-    outlines = polygons_from_vertices(vertices["polygon"].to_numpy(), points[:, 0], points[:, 1])
-    owner = vertices.drop_duplicates("polygon")["cell"].to_numpy()
-    return outlines.assign(cell_id=cell_ids.to_numpy()[owner])
+    shapes = polygons_from_vertices(polygon, points[:, 0], points[:, 1])
+    return _Shapes(shapes.assign(cell_id=cell_ids.to_numpy()[owner]), owner, outlines.without_cell)

@@ -71,6 +71,7 @@ def read_outlines(
     if aliases is not None:
         found = np.where(found < 0, aliases.get_indexer(names), found)
     code = codes.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+    del codes
     owner = np.append(found, -1)[code]
     nobody = np.append(np.isin(names.astype(str), UNASSIGNED), True)[code] & (owner < 0)
     unknown = np.flatnonzero((owner < 0) & ~(nobody if orphans else np.zeros_like(nobody)))
@@ -92,8 +93,10 @@ def read_outlines(
     labelled = "label_id" in table.column_names
     if labelled:
         frame["polygon"] = _labels(numbers(table["label_id"], "label_id", path), path)
+    del table, ids, code, owner  # a million cells have tens of millions of vertices
     without = frame["polygon"][nobody].nunique() if labelled else int(nobody.any())
-    frame = frame[~nobody].reset_index(drop=True)
+    if nobody.any():
+        frame = frame[~nobody].reset_index(drop=True)
     if not frame["polygon"].is_monotonic_increasing:
         frame = frame.sort_values("polygon", kind="stable", ignore_index=True)
     if not labelled:
@@ -108,7 +111,8 @@ def read_outlines(
         )
     _closed(frame, path)
     size = frame.groupby("polygon", sort=False)["x"].transform("size")
-    return Outlines(frame[size >= 4].reset_index(drop=True), int(without))
+    few = (size < 4).to_numpy()
+    return Outlines(frame[~few].reset_index(drop=True) if few.any() else frame, int(without))
 
 
 def _closed(frame: pd.DataFrame, path: Path) -> None:
