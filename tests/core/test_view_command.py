@@ -38,7 +38,7 @@ def test_it_serves_until_it_is_interrupted(path: Path) -> None:
         connection.request("GET", "/info.json")
         assert json.loads(connection.getresponse().read())["cells"] == 60
         process.send_signal(signal.SIGINT)  # with the connection still open
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=240)
     finally:
         process.kill()
     assert (process.returncode, out, err) == (0, "stopped\n", "")

@@ -5,7 +5,7 @@ empty or impossible values), matrix, masks and manifest; files of another bundle
 that a file claims and does not have are in `test_xenium_claims`.
 
 Not to be noticed, and so left out or allowed by name, are facts that the format writes once: letters of gene
-ids and symbols, the course of single outlines near their cell, area and number of nuclei, the segmentation
+ids, symbols and kinds of controls, the course of single outlines near their cell, area and number of nuclei, the segmentation
 method, digits of the alignment, pixels of the H&E; which gene a count is of, where a cell's counts still add
 up; and axes that are swapped alike in masks, table and both tables of outlines. Masks may lie beside the
 table's centroids by up to 2 µm and a cell's radius, which is warned of beyond 2 µm.
@@ -101,7 +101,7 @@ def test_bytes(damage, name, how, at, other, bits):
     with damage.copy() as bundle:
         replace(bundle / name, spoil((bundle / name).read_bytes(), how, at, other, bits))
         # These have no checksum: what only they hold can be damaged unseen, within what is checked.
-        once = {"cells.parquet": ONCE}.get(name, ())
+        once = {"cells.parquet": ONCE, MATRIX: ("negative_control_counts",)}.get(name, ())
         if name == MANIFEST:
             slide = damage.outcome(bundle)
             if slide is not None:

@@ -25,7 +25,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh environment with the built wheel of past-vihc and what it depends on."""
     base = tmp_path_factory.mktemp("staining-only")
     # The sources alone: a build must not find this checkout's environment or caches.
-    copy = base / "source"
+    copy = base / "source" / "packages"
+    copy.mkdir(parents=True)
+    shutil.copy(ROOT / "VERSION", base / "source")
     for package in ("past-core", "past-vihc"):
         shutil.copytree(
             ROOT / "packages" / package, copy / package, ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
