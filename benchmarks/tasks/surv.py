@@ -16,11 +16,81 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.report import Report
+from benchmarks.task import Metric, Plot, Task, Wanted, encoders, near, published
 from past_core.synthetic.cache import cache_folder
 from past_surv.evaluation.plan import Matrix, plan_of
 from past_surv.evaluation.report import MatrixReport, report_of
 from past_surv.evaluation.run import run_cells
 from past_surv.evaluation.sources import cohort_source
+
+TASK = Task(
+    title="Survival: a cohort of known hazard",
+    group="survival",
+    data="the simulator's cohort: 320 patients, 352 slides, genes, copy numbers and mutations",
+    split="five folds, no site on both sides, three seeds, scored out of fold",
+    systems=(
+        "cox-age-sex",
+        "snn",
+        "mcat (demo)",
+        "mcat (random)",
+        "mil (demo)",
+        "past-multi (demo)",
+    ),
+    metrics=(
+        Metric("C", unit="Harrell's C, mean over folds", interval="95 % CI"),
+        Metric("Uno to tau", unit="IPCW C"),
+    ),
+    plot=Plot("C", mark=0.5),
+    wanted=(
+        published(
+            "(published)", "past survival COHORT.csv --groups GROUPS.csv --encoders published=BAGS -o results"
+        ),
+        *encoders(
+            label="({})", run="past survival COHORT.csv --groups GROUPS.csv --encoders {}=BAGS -o results"
+        ),
+    ),
+    tracked=(
+        near("details", "summary", "label=cox-age-sex", "harrell", within=0.005),
+        near("details", "summary", "label=snn", "harrell", within=0.08),
+        near("details", "summary", "label=mcat (demo)", "harrell", within=0.08),
+        near("details", "summary", "label=mil (demo)", "harrell", within=0.08),
+        near("details", "true_hazard", "true hazard", within=0.001),
+    ),
+    note="The last rows are the simulator's own hazard and its parts: what could be reached at best.",
+    pictures=("survival",),
+)
+TCGA = Task(
+    name="surv-tcga",
+    title="Survival: six real cohorts without slides",
+    group="survival",
+    data="TCGA BRCA, LUAD, LUSC, SKCM, COADREAD, UCEC: clinical tables and genes; overall survival",
+    split="the five published folds of each cohort, three seeds, scored out of fold",
+    by="cohort",
+    systems=("cox-age-sex", "coxnet", "snn", "clinical+omics"),
+    metrics=(
+        Metric("C", unit="Harrell's C, mean over folds", interval="95 % CI"),
+        Metric("Uno to tau", unit="IPCW C"),
+    ),
+    plot=Plot("C", mark=0.5),
+    wanted=(
+        Wanted(
+            "MCAT, PAST and PAST-multi on slides",
+            label="mcat",
+            why="the cohorts' slides (some 3,000) are not part of this measurement",
+            get="slides from portal.gdc.cancer.gov, then `past bags SLIDES.csv --encoder NAME -o BAGS`",
+            run="past survival luad.csv --encoders NAME=BAGS --splits splits -o luad",
+        ),
+        *encoders(
+            label="({})", run="past survival COHORT.csv --groups GROUPS.csv --encoders {}=BAGS -o results"
+        ),
+    ),
+    tracked=(
+        near("details", "summary", "label=cox-age-sex", "harrell", within=0.005),
+        near("details", "summary", "label=snn", "harrell", within=0.05),
+    ),
+    command="python -m benchmarks surv --data tcga",
+    note="The column `known` is an earlier measurement on the same folds, not a figure of a paper.",
+)
 
 COHORTS = ("brca", "luad", "lusc", "skcm", "coadread", "ucec")
 FLOOR = {
