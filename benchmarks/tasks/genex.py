@@ -3,7 +3,8 @@
 On synthetic patients whose truth is known: held-out regions of a patient are easier than held-out patients,
 and these easier than held-out cancer types; the pretrained encoder beats the same encoder untrained; nothing
 beats the best possible predictor; shuffled embeddings predict nothing. `--data her2st` runs real spots
-instead, see `benchmarks/her2st_study.py`.
+instead, see `benchmarks/her2st_study.py`. In full every public encoder whose weights are on the machine has
+rows too, each with the buffer that its own field needs.
 """
 
 import itertools
@@ -16,7 +17,8 @@ import numpy as np
 from benchmarks.ceiling import ceiling
 from benchmarks.report import Report
 from benchmarks.task import Metric, Plot, Task, Wanted, encoders, near, published
-from past_core.encoders import load_encoders
+from past_core.encoders import list_encoders, load_encoders
+from past_core.encoders.registry import IMAGE_ENCODERS
 from past_core.synthetic.cohort import TissueConfig, cohort
 from past_genex.clusters import retrieve_labels, type_scores
 from past_genex.data.default import DIVERGENCE, FIRST, default_cohort
@@ -129,24 +131,18 @@ def run(profile: str, data: Path | None = None) -> Report:
     contents: dict[str, Any] = {}
     r: dict[tuple[str, str], float] = {}
     exceeded = 0
-    built = {name: build_system(name, surroundings) for name in SYSTEMS[profile]}
-    for setting in SETTINGS:
-        evaluation = evaluate(build_split(setting, slides, rim_um=rim), built.values(), target)
+    own = [build_system(name, surroundings) for name in SYSTEMS[profile]]
+    groups = {"": (rim, own)}  # a public encoder's field, and so its buffer, is its own
+    for name in present_encoders() if profile == "full" else []:
+        groups[f", {name}"] = encoder_field_um(name), [build_system(f"ridge:{name}", surroundings)]
+    for setting, (suffix, (buffer, systems)) in itertools.product(SETTINGS, groups.items()):
+        evaluation = evaluate(build_split(setting, slides, rim_um=buffer), systems, target)
         content = report(evaluation, subsets={"all": evaluation.scores[0].genes})
-        contents[setting] = content
+        contents[setting + suffix] = content
         exceeded += _above(evaluation, slides, best)
         for row in content["subsets"]["all"]["systems"]:
             r[setting, row["system"]] = row["r_per_slide"]
-            rows.append(
-                [
-                    setting + (" (LEAKS)" if setting == "random" else ""),
-                    row["system"],
-                    digits(row["r"]),
-                    f"{digits(row['low'])} to {digits(row['high'])}",
-                    digits(row["r_per_slide"]),
-                    digits(row["sd_over_types"]),
-                ]
-            )
+            rows.append(_row(setting, row))
     top = float(np.mean([nanmean(values) for values in best]))
     rows.append(["best possible", "expectation given the true rates", "", "", digits(top), ""])
     rare = rare_types(slides, types, surroundings)
@@ -176,6 +172,22 @@ def run(profile: str, data: Path | None = None) -> Report:
         passed=not missed,
         details={"checks": checks, "reports": contents, "rare_types": rare, "seconds": seconds},
     )
+
+
+def present_encoders() -> list[str]:
+    """The public encoders whose weights are on this machine."""
+    return [s.name for s in list_encoders() if s.name in IMAGE_ENCODERS and s.weights is not None]
+
+
+def _row(setting: str, row: dict[str, Any]) -> list[str]:
+    return [
+        setting + (" (LEAKS)" if setting == "random" else ""),
+        row["system"],
+        digits(row["r"]),
+        f"{digits(row['low'])} to {digits(row['high'])}",
+        digits(row["r_per_slide"]),
+        digits(row["sd_over_types"]),
+    ]
 
 
 def patients(profile: str) -> tuple[list[TissueConfig], list[ExpressionSlide]]:

@@ -161,7 +161,15 @@ def _real(profile: str, folder: Path) -> Report:
     )
 
 
-def _synthetic(profile: str) -> Report:
+def simulated(profile: str) -> tuple[MatrixReport, Path, float]:
+    """The matrix on the simulator's cohort.
+
+    Args:
+        profile: as in `run`.
+
+    Returns:
+        Its report, the table of true hazards, and the seconds that slides and bags took.
+    """
     from past_surv.data.default import default_bags, default_survival_data
     from past_surv.data.vectors import patient_vectors, write_vectors
 
@@ -188,6 +196,12 @@ def _synthetic(profile: str) -> Report:
         options=options,
     )
     report = _reported(matrix, "surv", profile, without={("random", "mil"), ("random", "past-multi")})
+    return report, made.source.truth, prepared
+
+
+def _synthetic(profile: str) -> Report:
+    start = time.perf_counter()
+    report, truth_table, prepared = simulated(profile)
     pairs = report.comparisons[report.comparisons["metric"] == "harrell"]
     against = {name: _against(pairs, SLIDE, name) for name in (GENES, NOISE, MULTI)}
     won = {name: against[name]["low"] > 0 for name in (GENES, NOISE)}
@@ -196,7 +210,7 @@ def _synthetic(profile: str) -> Report:
         f"less {name} {a['difference']:+.3f} ({a['low']:+.3f} to {a['high']:+.3f})"
         for name, a in against.items()
     )
-    truth = _truth(made.source.truth, report)
+    truth = _truth(truth_table, report)
     value = report.summary.set_index("label").loc[SLIDE, "harrell"]
     return Report(
         name="surv",
