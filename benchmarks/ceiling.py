@@ -28,7 +28,21 @@ def match_cells(slide: ExpressionSlide, tissue: Tissue) -> np.ndarray:
 def ceiling(
     slide: ExpressionSlide, config: TissueConfig, target: Target, *, replicates: int = 40, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """R of the best possible predictor, the expectation of the target given the true rates.
+    """R of the best possible predictor; see `expectation`.
+
+    Returns:
+        `(G,)` r by gene over all of the slide's cells, and `(N,)` the cells' true types.
+    """
+    values, known, types = expectation(slide, config, target, replicates=replicates, seed=seed)
+    r = np.full(len(slide.genes), np.nan)
+    r[known] = PairMoments.of(values, slide.expression(target, slide.genes[known])).r
+    return r, types
+
+
+def expectation(
+    slide: ExpressionSlide, config: TissueConfig, target: Target, *, replicates: int = 40, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best possible prediction, the expectation of the target given the true rates.
 
     The expectation is the mean over replicate draws of counts and depth from the simulator's own model.
 
@@ -40,7 +54,8 @@ def ceiling(
         seed: of the draws.
 
     Returns:
-        `(G,)` r by gene over all of the slide's cells, and `(N,)` the cells' true types.
+        `(N, K)` expectations of the K genes that the simulator knows, `(G,)` bool which of the slide's genes
+        these are, and `(N,)` the cells' true types.
     """
     tissue = simulate_tissue(config)
     rows = match_cells(slide, tissue)
@@ -58,6 +73,4 @@ def ceiling(
         sums = np.maximum(counts.sum(axis=1, keepdims=True), 1)
         values = counts[:, column] * (1.0 if scale is None else scale / sums)
         total += np.log1p(values)
-    r = np.full(len(slide.genes), np.nan)
-    r[known] = PairMoments.of(total / replicates, slide.expression(target, slide.genes[known])).r
-    return r, tissue.cells["cell_type"].to_numpy(str)[rows]
+    return total / replicates, known, tissue.cells["cell_type"].to_numpy(str)[rows]

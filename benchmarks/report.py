@@ -1,4 +1,8 @@
-"""What every benchmark prints and writes: a table, its goal, one line with its figure, one JSON file."""
+"""What every benchmark prints and writes: a table, its goal, one line with its figure, one JSON file.
+
+Profile `full` writes `results/NAME.json`. Profile `ci` writes `runs/NAME-ci.json`, which git does not keep;
+its committed reference is `results/NAME-ci.json` and changes only when it is accepted.
+"""
 
 import json
 import os
@@ -13,7 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.results_files import RESULTS, RUNS
+
+__all__ = ["RESULTS", "RUNS", "Report", "device_slug", "machine"]
 
 
 @dataclass
@@ -29,6 +35,11 @@ class Report:
         figure: the one line that says what came out.
         passed: whether the goal of this profile was met.
         details: everything else worth keeping.
+        seeds: of what was drawn at random.
+        data: what it ran on, and its fingerprint; see `benchmarks.fingerprints`.
+        code: commit and hash of the sources; see there.
+        device: what it was measured on.
+        seconds: what the whole of it took.
     """
 
     name: str
@@ -39,16 +50,34 @@ class Report:
     figure: str
     passed: bool
     details: dict[str, Any] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=list)
+    data: dict[str, str] = field(default_factory=dict)
+    code: dict[str, Any] = field(default_factory=dict)
+    device: str = ""
+    seconds: float | None = None
 
-    def write(self) -> Path:
-        """Writes `results/NAME.json`, or `results/NAME-ci.json` for the small profile."""
-        RESULTS.mkdir(exist_ok=True)
-        path = RESULTS / (
-            f"{self.name}.json" if self.profile == "full" else f"{self.name}-{self.profile}.json"
-        )
-        content = asdict(self) | {"machine": machine(), "date": datetime.now(UTC).date().isoformat()}
+    @property
+    def file(self) -> str:
+        """Name of its file."""
+        return f"{self.name}.json" if self.profile == "full" else f"{self.name}-{self.profile}.json"
+
+    def content(self) -> dict[str, Any]:
+        """What the file holds."""
+        found = machine()
+        self.device = self.device or found["device"]
+        return asdict(self) | {"machine": found, "date": datetime.now(UTC).date().isoformat()}
+
+    def write(self, *, accept: bool = False) -> Path:
+        """Writes the file into `results`, or into `runs` for the small profile unless it is accepted.
+
+        Args:
+            accept: whether the small profile's outcome becomes the reference.
+        """
+        folder = RESULTS if self.profile == "full" or accept else RUNS
+        folder.mkdir(exist_ok=True)
+        path = folder / self.file
         temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        temporary.write_text(json.dumps(self.content(), indent=2) + "\n")
         temporary.replace(path)
         return path
 

@@ -30,11 +30,37 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from benchmarks.report import Report
+from benchmarks.task import Metric, Plot, Task, at_least, at_most, encoders
 from past_core.embed.vectors import embed_patches
 from past_core.encoders import FrozenEncoder, load_image_encoder
 from past_core.models.image_encoder import IMAGENET_MEAN, IMAGENET_STD
 from past_core.slides import Slide, open_slide, tile_grid
 from past_core.slides.patches import patch_origin
+
+TASK = Task(
+    title="Speed of embedding",
+    group="speed",
+    data="cells of a synthetic slide; tiles of a small SVS where it is present, else of a synthetic TIFF",
+    split="the usual loop: one patch at a time through zarr, PIL, ToTensor, Normalize",
+    system="encoder",
+    by="what",
+    systems=("none", "demo"),
+    metrics=(
+        Metric("usual/s per core", ""),
+        Metric("PAST/s per core"),
+        Metric("ratio", unit="times the usual loop's speed"),
+        Metric("apart", "lower", unit="largest difference of a vector"),
+    ),
+    plot=Plot("ratio", mark=1.0, log=True),
+    tracked=(
+        at_least("rows", "cells", "none", "ratio", share=0.4),
+        at_least("rows", "cells", "demo", "ratio", share=0.4),
+        at_most("details", "outcomes", "encoder=demo", "apart", times=50.0),
+    ),
+    wanted=(
+        *encoders("uni", "conch", label="{}", run="past embed SLIDE.zarr --checkpoint {} -o cells.h5ad"),
+    ),
+)
 
 GOAL = 3.0
 """Supply of cells, times the usual way."""
@@ -77,7 +103,7 @@ def _demo_normalized(encoder: FrozenEncoder, images: torch.Tensor) -> torch.Tens
 
 
 @dataclass
-class Task:
+class Work:
     """Patches to embed: of which slide, around which points, with what, and the level's pixels as zarr."""
 
     what: str
@@ -167,7 +193,7 @@ def run(profile: str, data: Path | None = None) -> Report:
         torch.set_num_threads(threads)
 
 
-def _tasks(profile: str, store: Slide, image: Slide) -> list[Task]:
+def _tasks(profile: str, store: Slide, image: Slide) -> list[Work]:
     demo = load_image_encoder("demo")
     cells = store.store.centroids[store.store.passed]
     levels = tifffile.imread(image.path, aszarr=True, series=0)
@@ -182,7 +208,7 @@ def _tasks(profile: str, store: Slide, image: Slide) -> list[Task]:
         level = zarr.open_array(store.path / "images" / "he" / f"s{number}", mode="r")
         inside = _inside(cells, encoder.patch_size, view.downsample, view.width, view.height)
         # Cells next to one another, as in a whole slide: a sample from all over would share no regions.
-        tasks.append(Task("cells", encoder, normalized, store, cells[inside][:sample], level, True))
+        tasks.append(Work("cells", encoder, normalized, store, cells[inside][:sample], level, True))
     for encoder in (NoEncoder(image.mpp), demo):
         normalized = encoder.normalized if isinstance(encoder, NoEncoder) else partial(_demo_normalized, demo)
         if abs(image.mpp / encoder.mpp - 1) > 0.01:
@@ -190,7 +216,7 @@ def _tasks(profile: str, store: Slide, image: Slide) -> list[Task]:
         grid = tile_grid(image, tile_um=encoder.mpp * encoder.patch_size)
         inside = _inside(grid.centres, encoder.patch_size, 1.0, image.width, image.height)
         sample = SAMPLE[profile][encoder.name]
-        tasks.append(Task("tiles", encoder, normalized, image, grid.centres[inside][:sample], whole, False))
+        tasks.append(Work("tiles", encoder, normalized, image, grid.centres[inside][:sample], whole, False))
     return tasks
 
 

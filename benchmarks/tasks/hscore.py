@@ -18,6 +18,7 @@ import tifffile
 
 from benchmarks.deepliif import deepliif_figures
 from benchmarks.report import Report
+from benchmarks.task import Metric, Plot, Task, near
 from past_core.nuclei import f1_at_iou, label_image
 from past_core.slides import open_slide
 from past_core.synthetic.pair_files import SyntheticPair
@@ -25,6 +26,31 @@ from past_core.synthetic.pairs import default_pairs
 from past_vihc.hscore.pipeline import score_slide
 from past_vihc.hscore.presets import PRESETS
 from past_vihc.hscore.score import h_score
+
+TASK = Task(
+    title="H-score",
+    group="virtual IHC",
+    data="synthetic pairs of H&E and ER, the DAB of every nucleus known; DeepLIIF's tiles where present",
+    split="nothing is learned: measured H against the simulator's, nuclei against drawn ones",
+    system="pair",
+    systems=("P25",),
+    metrics=(
+        Metric("density within 2 %", unit="share of positive nuclei"),
+        Metric("H truth", "", unit="points of 0 to 300"),
+        Metric("true masks", "", unit="points; the nearer to the truth the better"),
+        Metric("watershed", "", unit="points; the nearer to the truth the better"),
+        Metric("defaults", "", unit="points; the nearer to the truth the better"),
+        Metric("F1", unit="nuclei at IoU 0.5"),
+    ),
+    plot=Plot("F1"),
+    tracked=(
+        near("details", "synthetic", "case=P25", "within", within=0.01),
+        near("details", "synthetic", "case=P25", "h_truth", within=0.01),
+        near("details", "synthetic", "case=P25", "h_masks", within=0.5),
+        near("details", "synthetic", "case=P25", "h_watershed", within=1.0),
+        near("details", "synthetic", "case=P25", "f1", within=0.01),
+    ),
+)
 
 PRESET = "qupath"
 SHARED = Path(__file__).parents[3] / "shared" / "data"

@@ -10,8 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Report
+from benchmarks.task import Metric, Task, at_least
 from benchmarks.tasks.pretrain import train_recipe
 from past_core.data.datamodule import DEFAULT_GROUP_SIZE
+
+TASK = Task(
+    title="Neighbouring cells as hard negatives",
+    group="pretraining",
+    data="embedded default: five synthetic patients of 300 genes",
+    split="trained on three patients; the galleries are the slides of two others",
+    system="group size",
+    systems=("1", "4", "16", "64"),
+    metrics=(
+        Metric("step 146", unit="recall over chance"),
+        Metric("step 292", unit="recall over chance"),
+        Metric("step 438", unit="recall over chance"),
+        Metric("step 584", unit="recall over chance"),
+    ),
+    tracked=(at_least("details", "curves", "1", -1, "slide", share=0.5),),
+)
 
 GROUPS = {"full": (1, 4, 16, 64), "ci": (1, 16)}
 EPOCHS = {"full": (8, 2), "ci": (2, 1)}

@@ -17,7 +17,29 @@ import torch
 
 from benchmarks.memory import peak_gib
 from benchmarks.report import Report
+from benchmarks.task import Metric, Task, at_most, near
 from past_core.cli import run_lightning
+
+TASK = Task(
+    title="The paper's full size on any machine",
+    group="pretraining",
+    data="embedded default, the paper's vocabulary where it is present",
+    split="two optimiser steps of `recipes/scale/paper.yaml`, nothing held out",
+    system="what",
+    systems=(
+        "parameters",
+        "of the image encoder",
+        "parameters without a gradient",
+        "parameters that did not change",
+        "peak memory",
+    ),
+    metrics=(Metric("found", ""),),
+    tracked=(
+        at_most("details", "peak_gib", times=1.5),
+        near("details", "image_parameters", within=0.0),
+        near("details", "loss", within=0.5),
+    ),
+)
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 STEPS = 2

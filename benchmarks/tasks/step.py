@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.report import Report, device_slug, machine
+from benchmarks.task import Metric, Plot, Task, at_least, near
 from past_core.augment import Augmentation, augment
 from past_core.losses import contrastive_loss
 from past_core.models.cell_encoder import CellEncoder, CellEncoderConfig
@@ -38,6 +39,30 @@ from past_core.planning.recipe import read_recipe
 from past_core.training.execution import set_execution
 from past_core.training.optimisation import adamw
 from past_core.vocabulary import CONTEXT_LENGTH, FIRST_GENE, PAD
+
+TASK = Task(
+    title="Speed of a training step",
+    group="speed",
+    data="made-up batches: cells of a 377-gene panel, 63 of 303 tokens on average",
+    split="the cell transformer padded to the longest possible; whole steps against the first variant",
+    system="way",
+    systems=("cell transformer, like lengths together",),
+    metrics=(
+        Metric("ms", "lower"),
+        Metric("cells/s"),
+        Metric("ratio", unit="times the first way's speed"),
+        Metric("TFLOP/s"),
+        Metric("MFU"),
+        Metric("GiB", "lower"),
+        Metric("planned GiB", "", unit="what `past plan` expects"),
+    ),
+    plot=Plot("cells/s", log=True),
+    tracked=(
+        at_least("rows", "cell transformer, like lengths together", "ratio", share=0.4),
+        near("details", "flop_error", within=0.001),
+        near("details", "padding", "difference", within=0.0001),
+    ),
+)
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 GOAL = 3.0

@@ -26,12 +26,35 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from benchmarks.report import Report
+from benchmarks.task import Metric, Plot, Task, at_least, at_most, near
 from past_core.data import supply as supply_module
 from past_core.data.loader import DEPTH, READ_AHEAD, TrainLoader
 from past_core.data.plan import EpochPlan
 from past_core.data.supply import PatchSpec, RegionSupply, SlideSource, open_stores
 from past_core.models.image_encoder import IMAGENET_MEAN, IMAGENET_STD
 from past_core.tokens import GeneMeans, Vocabulary
+
+TASK = Task(
+    title="Speed of supplying patches and tokens",
+    group="speed",
+    data="embedded default: five synthetic patients, 15,882 cells",
+    split="one cell at a time through zarr, PIL, ToTensor, Normalize; pre-cut PNG; slides in memory",
+    system="way",
+    systems=("usual", "pre-cut", "in memory", "PAST"),
+    metrics=(
+        Metric("patches/s per core"),
+        Metric("ratio", unit="times the usual loader's speed"),
+        Metric("MB read/patch", "lower"),
+        Metric("MB on disk", "lower"),
+    ),
+    plot=Plot("ratio", mark=1.0, log=True),
+    tracked=(
+        at_least("rows", "PAST", "ratio", share=0.4),
+        at_least("details", "tokens", "ratio", share=0.4),
+        at_most("details", "memory", "peak", times=1.5),
+        near("details", "bit_equal", within=0.0),
+    ),
+)
 
 SIZE, MAX_GENES, BATCH, OPEN = 224, 300, 256, 4
 GOALS = {"supply": 25.0, "tokens": 20.0}

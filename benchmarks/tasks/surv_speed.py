@@ -21,6 +21,22 @@ import torch
 
 from benchmarks.memory import peak_gib
 from benchmarks.report import Report
+from benchmarks.task import Metric, Task, at_least, at_most
+
+TASK = Task(
+    title="Speed of survival models",
+    group="speed",
+    data="simulated bags and risks",
+    split="one patient at a time, as published; a loop over scikit-survival",
+    system="what",
+    systems=("bag of 100,000 × 1024, fp16 on disk", "1,000 C of 1,000 patients"),
+    metrics=(Metric("ratio, size", "", unit="times the alternative's speed, or size"),),
+    tracked=(
+        at_least("details", "batches", "ratio", share=0.4),
+        at_least("details", "bootstrap", "ratio", share=0.4),
+        at_most("details", "bag", "peak_gib", times=1.5),
+    ),
+)
 
 GOALS = {"batches": 1.0, "bootstrap": 10.0, "peak_gib": 4.0}
 """Padded batches no slower than one patient at a time, a bootstrap of ten times a loop, memory of a bag."""

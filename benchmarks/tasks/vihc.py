@@ -22,6 +22,7 @@ import pandas as pd
 import torch
 
 from benchmarks.report import RESULTS, Report, device_slug
+from benchmarks.task import Metric, Plot, Task, encoders, no_worse, published
 from past_core.atomic import replacing
 from past_core.cli import run_lightning
 from past_core.holm import holm
@@ -30,6 +31,53 @@ from past_vihc.data.batch import StainBatch
 from past_vihc.evaluation.compare import compare_stains
 from past_vihc.evaluation.scores import h_score_errors
 from past_vihc.figures.panels import stain_panels
+
+TASK = Task(
+    title="Virtual IHC",
+    group="virtual IHC",
+    data="ten synthetic patients, H&E and ER of the same section; the DAB of every nucleus is known",
+    split="trained on six patients, tested on four",
+    systems=(
+        "FiLM, PAST embedding",
+        "FiLM, grid of embeddings",
+        "FiLM, shuffled embeddings",
+        "FiLM, encoder with random weights",
+        "no FiLM (RegGAN losses)",
+        "RegGAN",
+        "pix2pix",
+        "Improved Diffusion",
+    ),
+    metrics=(
+        Metric("PSNR", unit="dB"),
+        Metric("SSIM"),
+        Metric("SSIM, paper's"),
+        Metric("DAB Dice"),
+        Metric("DAB r of nuclei", unit="Pearson's r"),
+        Metric("|H error|", "lower", unit="points of 0 to 300"),
+        Metric("minutes", "lower", unit="of training"),
+    ),
+    plot=Plot("DAB r of nuclei", mark=0.0),
+    wanted=(
+        published(
+            "PAST, published",
+            "lightning fit -c recipes/vihc.yaml --data.encoder published.safetensors",
+        ),
+        *encoders(
+            "uni",
+            "conch",
+            label="FiLM, {}",
+            run="lightning fit -c recipes/vihc.yaml --data.encoder {}",
+        ),
+    ),
+    tracked=(
+        no_worse("rows", "FiLM, PAST embedding", "PSNR", drop=3.0),
+        no_worse("rows", "FiLM, PAST embedding", "SSIM", drop=0.1),
+        no_worse("rows", "FiLM, PAST embedding", "DAB r of nuclei", drop=0.25),
+        no_worse("rows", "no FiLM (RegGAN losses)", "PSNR", drop=3.0),
+    ),
+    note="Columns with `less its` are paired differences, the first system's less this row's.",
+    pictures=("stain",),
+)
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PRESET = "ihc4bc-er"

@@ -12,9 +12,24 @@ from typing import Any
 
 from benchmarks import quantification, stitching, whole_slide
 from benchmarks.report import Report, device_slug
+from benchmarks.task import Metric, Task, at_least, at_most
 from past_core.encoders import load_image_encoder
 from past_core.synthetic.pairs import large_slide
 from past_vihc.files import load_generator
+
+TASK = Task(
+    title="Speed of staining and scoring whole slides",
+    group="speed",
+    data="synthetic slides of up to 40,000 px a side",
+    split="the same windows without anything around them; accumulators of the image's size; scikit-image",
+    system="what",
+    systems=("stain a slide",),
+    metrics=(Metric("ratio, memory", "", unit="overhead, times the alternative's speed, or memory"),),
+    tracked=(
+        at_least("details", "nuclear", "ratio", share=0.4),
+        at_most("details", "whole", 0, "peak_gib", times=1.5),
+    ),
+)
 
 SIDES = {"full": (8192, 16384, 32768), "ci": (4096, 8192)}
 """Images that are blended: the first two sides in both ways (in ci the first), all of them by strips."""
