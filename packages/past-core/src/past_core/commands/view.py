@@ -24,6 +24,7 @@ def view(
 
     The page is served to this machine alone, until Ctrl-C.
     """
+    import signal
     import threading
     import webbrowser
 
@@ -35,7 +36,11 @@ def view(
         if browser:
             # Some browsers hold up whoever opens them.
             threading.Thread(target=webbrowser.open, args=(server.url,), daemon=True).start()
+        # Not by KeyboardInterrupt, which may be raised where Python ignores it.
+        stop = threading.Thread(target=server.shutdown, daemon=True)
+        before = signal.signal(signal.SIGINT, lambda number, at: None if stop.ident else stop.start())
         try:
             server.serve_forever()
-        except KeyboardInterrupt:
-            typer.echo("stopped")
+        finally:
+            signal.signal(signal.SIGINT, before)
+        typer.echo("stopped")
