@@ -77,7 +77,8 @@ def _overview(board: Leaderboard) -> str:
         for result in each.results:
             state = "met" if result.passed else "missed"
             cells = f'<td>{link}</td><td>{escape(result.figure)}</td><td class="{state}">{state}</td>'
-            rows.append(f"<tr>{cells}<td>{escape(result.machine)}</td><td>{escape(result.date)}</td></tr>")
+            where = f'<td>{escape(result.machine)}</td><td class="date">{escape(result.date)}</td>'
+            rows.append(f"<tr>{cells}{where}</tr>")
     return _table(headings, rows, "All tasks")
 
 

@@ -5,7 +5,7 @@ from html import escape
 
 from benchmarks.leaderboard.content import Dots
 
-LEFT, WIDTH, ROW, TOP, BOTTOM = 290, 860, 22, 8, 34
+LEFT, WIDTH, ROW, TOP, BOTTOM = 340, 920, 22, 8, 34
 PAD = 0.04
 """Share of the axis left free at either end."""
 

@@ -32,7 +32,8 @@ CATALOGUE = (
         "retrieval",
         "Cells retrieved by image",
         "Cells of a synthetic patient that the demo encoder never saw: each row is an image, then the cells "
-        "whose transcriptomes the encoder finds nearest among all of the slide. Green is the cell itself.",
+        "whose transcriptomes the encoder finds nearest among all of the slide. "
+        "Green would frame the cell itself, were it among them.",
     ),
     Picture(
         "umap",
@@ -43,7 +44,7 @@ CATALOGUE = (
         "genes",
         "Measured and predicted expression",
         "A synthetic patient left out: measured beside predicted, the four genes predicted best by the ridge "
-        "probe on the demo encoder, trained on patients of other slides.",
+        "probe on the demo encoder, trained on three other patients.",
     ),
     Picture(
         "clusters",
