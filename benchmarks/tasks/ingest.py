@@ -17,6 +17,17 @@ from typing import Any
 from benchmarks.ingest_bundle import BLOCK, HE_NAME, large_bundle
 from benchmarks.ingest_runs import Cost, large_image, past_ingest, same_content, spatialdata_io
 from benchmarks.report import Report
+from benchmarks.task import Metric, Task
+
+TASK = Task(
+    title="Cost of ingest",
+    group="ingest",
+    data="a Xenium bundle and its H&E, made of one rendered block; large H&E with the same cells",
+    split="spatialdata-io's reader and writer on the same files, each in a process of its own",
+    system="what",
+    systems=(),
+    metrics=(Metric("wall", "lower"), Metric("processor", "lower"), Metric("peak", "lower")),
+)
 
 BUNDLE = {"full": (20_000, 100_000), "ci": (3 * BLOCK, 10_000)}
 """Side of the H&E in pixels, and cells."""

@@ -31,11 +31,27 @@ from benchmarks.registration_data import (
     slide_truth,
 )
 from benchmarks.report import Report
+from benchmarks.task import Metric, Task
 from past_core.registration.combine import combine
 from past_core.registration.nuclei_points import open_nuclei
 from past_core.registration.refine import refine
 from past_core.registration.rigid import kabsch
 from past_core.slides import open_slide
+
+TASK = Task(
+    title="Registration of the H&E",
+    group="ingest",
+    data="keypoints and slides of the simulator, moved by transforms that are known",
+    split="errors over the whole tissue, outside the regions of the keypoints too",
+    system="what",
+    systems=(),
+    metrics=(
+        Metric("PAST (µm)", "lower"),
+        Metric("95 %", "lower", unit="of the seeds"),
+        Metric("rms", "lower"),
+        Metric("bound", "lower", unit="least squares on the right pairs"),
+    ),
+)
 
 SIZES = {"full": {"seeds": 200, "slide_um": 800.0}, "ci": {"seeds": 30, "slide_um": 300.0}}
 GOALS = {
