@@ -7,8 +7,8 @@ that a file claims and does not have are in `test_xenium_claims`.
 Not to be noticed, and so left out or allowed by name, are facts that the format writes once: letters of gene
 ids, symbols and kinds of controls, the course of single outlines near their cell, area and number of nuclei,
 the segmentation method, digits of the alignment, pixels of the H&E; which gene a count is of, where a cell's
-counts still add up; and axes that are swapped alike in masks, table and both tables of outlines. Masks may lie
-beside the table's centroids by up to 2 µm and a cell's radius, which is warned of beyond 2 µm.
+counts still add up; and axes that are swapped alike in masks, table and both tables of outlines. Masks may
+lie beside the table's centroids by up to 2 µm and a cell's radius, which is warned of beyond 2 µm.
 
 PAST_FUZZ=N runs N times as many examples, and others every time.
 """
