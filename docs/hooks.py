@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("past-core", "past-genex", "past-vihc", "past-surv")
 COPIED = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
 OUTSIDE = re.compile(
-    r"\[([^\]]+)\]\((?!https?:|#|mailto:)((?:\.\./)+|(?=packages/|benchmarks/|recipes/))([^)]+)\)"
+    r"\[([^\]]+)\]\((?!https?:|#|mailto:)((?:\.\./)+|(?=packages/|benchmarks/|recipes/|LEADERBOARD|VERSION))([^)]+)\)"
 )
 
 
