@@ -11,27 +11,8 @@ from anndata import AnnData
 from made_slides import made_slide
 from PIL import Image
 
-from past_core.cli import past_main
 from past_core.ingest.store import SlideStore
 from past_core.ingest.write import write_store
-
-
-@pytest.fixture
-def past(monkeypatch, capsys):
-    """Runs `past ARGS...` in this process; returns (exit status, stdout, stderr)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["past", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "200")
-        status = 0
-        try:
-            past_main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

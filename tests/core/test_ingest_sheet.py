@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from past_core.cli import build_app
 from past_core.ingest.many import ingest_rows
 from past_core.ingest.outcome import OUTCOMES, ingest_row, write_outcomes
+from past_core.ingest.quality import parse_quality
 from past_core.ingest.records import FOLDER, is_complete
 from past_core.ingest.run import SOURCES, IngestError
 from past_core.ingest.sheet import NOTES, columns, read_ingest_sheet
@@ -357,6 +358,11 @@ def test_other_sources_are_not_taken_for_complete(kept, copied):
         ("a,a,a/*_he_image.ome.tif,P9,breast\n", {}, r"another patient \(Pa, now P9\)"),
         ("a,a,a/*_he_image.ome.tif,Pa,lung\n", {}, r"another cancer_type \(breast, now lung\)"),
         ("a,a,a/*_he_image.ome.tif,Pa,breast\n", {"k": 5}, r"another k \((8|the default), now 5\)"),
+        (
+            "a,a,a/*_he_image.ome.tif,Pa,breast\n",
+            {"quality": parse_quality(["min_counts=3"])},
+            r"another (min_counts \(10, now 3\)|quality)",
+        ),
     ],
 )
 def test_other_settings_are_not_taken_for_complete(row, common, message, kept, copied):

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ from made_registered import bulge, changed_report, he_of, made_bundle, matrix_of
 from PIL import Image
 from typer.testing import CliRunner
 
-from past_core.cli import build_app, past_main
+from past_core.cli import build_app
 from past_core.ingest.store import SlideStore
 from past_core.registration import run
 
@@ -23,23 +22,6 @@ OVERLAYS = {
     )
 }
 FILES = {"alignment.csv", "report.html", "report.json", "residuals.png"} | OVERLAYS
-
-
-@pytest.fixture
-def past(monkeypatch, capsys):
-    """Runs `past ARGS...` in this process; returns (exit status, stdout, stderr)."""
-
-    def call(*args):
-        monkeypatch.setattr(sys, "argv", ["past", *map(str, args)])
-        status = 0
-        try:
-            past_main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

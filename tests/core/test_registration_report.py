@@ -1,14 +1,12 @@
 """Report, verdict and `past register`: what is said of good, doubtful and useless keypoints."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 from made_keypoints import FIVE, NINE, SIDE_UM, drawn, made_sets, turned, waves
 from PIL import Image
 
-from past_core.cli import past_main
 from past_core.ingest.xenium_alignment import read_alignment
 from past_core.registration.combine import PairSet, combine
 from past_core.registration.keypoints import KeypointSet
@@ -16,23 +14,6 @@ from past_core.registration.report import pairs_um, registration_report
 from past_core.registration.verdict import judge
 
 MPP, PIXEL = 0.25, 0.2125
-
-
-@pytest.fixture
-def past(monkeypatch, capsys):
-    """Runs `past ARGS...` in this process; returns (exit status, stdout, stderr)."""
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["past", *map(str, args)])
-        status = 0
-        try:
-            past_main()
-        except SystemExit as stop:
-            status = stop.code or 0
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def made(seed=0, truth=None, **options):

@@ -8,14 +8,15 @@ import hashlib
 import json
 import logging
 import os
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 from past_core.atomic import replacing
 from past_core.errors import PastError
 from past_core.ingest.hashing import sha256
-from past_core.ingest.run import IngestRequest, read_slide
+from past_core.ingest.quality import QualityOptions
+from past_core.ingest.run import IngestRequest, quality_of, read_slide
 from past_core.ingest.store import SlideStore, StoreError
 from past_core.ingest.xenium_alignment import alignment_beside
 
@@ -185,6 +186,10 @@ def _compare(request: IngestRequest, store: SlideStore) -> None:
     }
     was = {name: manifest.get(name) for name in now} | {"k": (manifest.get("neighbors") or {}).get("k")}
     _refuse(request.output, was, now)
+    tests = asdict(quality_of(request) or QualityOptions.minimal())
+    _refuse(
+        request.output, (manifest.get("qc") or {}).get("options") or asdict(QualityOptions.minimal()), tests
+    )
     if abs(store.mpp / data.mpp - 1) > 1e-9:
         _refuse(request.output, {"mpp": store.mpp}, {"mpp": data.mpp})
     hashes = manifest.get("sources") or {}

@@ -103,16 +103,12 @@ def ingest_slide(request: IngestRequest, *, progress: Progress | None = None) ->
     Raises:
         PastError: Of the reader or the writer; what was found, where, and what to do.
     """
-    from past_core.ingest.quality import QualityOptions
     from past_core.ingest.quality.report import check_report, write_report
     from past_core.ingest.write import check_output, write_store
 
     check_output(request.output, overwrite=request.overwrite)
     if request.quality_report is not None:
         check_report(request.quality_report)
-    quality = request.quality
-    if quality is None and request.source == "BUNDLE":
-        quality = QualityOptions.xenium()
     data = read_slide(request)
     limit = {} if request.max_outside is None else {"max_outside": request.max_outside}
     store = write_store(
@@ -120,13 +116,22 @@ def ingest_slide(request: IngestRequest, *, progress: Progress | None = None) ->
         request.output,
         overwrite=request.overwrite,
         k=request.k,
-        quality=quality,
+        quality=quality_of(request),
         progress=progress,
         **limit,
     )
     if request.quality_report is not None:
         write_report(store, request.quality_report)
     return store
+
+
+def quality_of(request: IngestRequest) -> "QualityOptions | None":
+    """The quality control that a request asks for; None for the tests that are never off alone."""
+    if request.quality is None and request.source == "BUNDLE":
+        from past_core.ingest.quality import QualityOptions
+
+        return QualityOptions.xenium()
+    return request.quality
 
 
 def read_slide(request: IngestRequest) -> "SlideData":

@@ -192,8 +192,8 @@ def _request(
         ) from None
     if "keypoints" in cells and "keypoints" not in SOURCES[source]:
         raise IngestError(
-            "the column 'keypoints' is not read here; make the alignment with `past register` and name it "
-            "in the column 'alignment'"
+            "the column 'keypoints' is not read here; run `past register` on them and name the folder that "
+            "it makes in the column 'registration'"
         )
     where = _path(base, next(column for column, key in SOURCE_COLUMNS.items() if key == source), str(text))
     wanted = {name: text for name, text in cells.items() if known.get(name) in ("option", "field")}
@@ -214,8 +214,6 @@ def _value(base: Path, name: str, text: str) -> Any:
     """A cell as the option's own type."""
     if name in FILES:
         return _path(base, name, text)
-    if name == "keypoints":
-        return tuple(_path(base, name, part.strip()) for part in text.split(";") if part.strip())
     if name in SWITCHES:
         if text.lower() not in TRUE + FALSE:
             raise IngestError(f"{name} {text!r} is neither yes nor no")
