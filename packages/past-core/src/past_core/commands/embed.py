@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from past_core.formats import IMAGES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -39,7 +41,7 @@ class SideChoice(StrEnum):
 def embed(
     source: Annotated[
         Path,
-        typer.Argument(help="A slide store, an image (SVS, TIFF, PNG, OME-Zarr, ...), or a sheet (CSV)."),
+        typer.Argument(help=f"A slide store, an image ({IMAGES}), or a sheet (CSV)."),
     ],
     checkpoint: Annotated[
         str,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from past_core.errors import PastError
+from past_core.formats import SLIDES as SUPPORTED
 from past_core.remote import Location, RemotePath, locate
 from past_core.slides.errors import SlideError, SlideNotFoundError
 from past_core.slides.kinds import PLAIN_MAGIC, TIFF_MAGIC
@@ -15,7 +16,6 @@ UNREADABLE = {
     ".isyntax": "Philips iSyntax (its vendor's converter writes Philips TIFF, which is read)",
     ".vsi": "Olympus VSI (bfconvert writes OME-TIFF, which is read)",
 }
-SUPPORTED = "SVS, NDPI, MRXS, SCN, BIF, VMS, CZI, DICOM, TIFF, OME-TIFF, PNG, JPEG, OME-Zarr and slide stores"
 
 
 def open_slide(path: str | Location, *, mpp: float | None = None) -> Slide:

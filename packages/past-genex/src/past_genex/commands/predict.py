@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from past_core.formats import IMAGES
+
 if TYPE_CHECKING:
     from past_core.frozen import FrozenEncoder
     from past_genex.probe.files import Probe
@@ -13,9 +15,7 @@ if TYPE_CHECKING:
 def predict(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="SLIDE|IMAGE", help="A slide store, or an H&E image (SVS, TIFF, OME-Zarr, ...)."
-        ),
+        typer.Argument(metavar="SLIDE|IMAGE", help=f"A slide store, or an H&E image: {IMAGES}."),
     ],
     *,
     probe: Annotated[str, typer.Option("--probe", "-p", help='A probe that `past probe` fitted, or "demo".')],

@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from past_core.formats import IMAGES
+
 if TYPE_CHECKING:
     from past_vihc.hscore.result import SlideScore
 
 
 def hscore(
-    ihc: Annotated[Path, typer.Argument(help="The IHC: SVS, TIFF, OME-TIFF, PNG, JPEG or OME-Zarr.")],
+    ihc: Annotated[Path, typer.Argument(help=f"The IHC: {IMAGES}.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; whole or not at all.")],
     marker: Annotated[str, typer.Option(help="er, pr or ki67.")],
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from past_core.errors import PastError
+from past_core.formats import IMAGES
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -43,7 +44,7 @@ class StainOptionError(PastError, ValueError):
 def stain(
     slide: Annotated[
         Path | None,
-        typer.Argument(help="An H&E slide: SVS, TIFF, PNG, JPEG, OME-Zarr or a slide store."),
+        typer.Argument(help=f"An H&E slide: {IMAGES}, or a slide store."),
     ] = None,
     *,
     output: Annotated[
