@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from past_core.models import cell_encoder, transformer
 from past_core.models import lengths as planning
 from past_core.models.cell_encoder import CellEncoder, CellEncoderConfig
 from past_core.models.errors import ModelError
@@ -95,6 +96,40 @@ def test_chunks_change_no_output_and_no_gradient(seed, lengths, most):
         results.append((output, *gradients))
     for whole, chunked in zip(*results, strict=True):
         torch.testing.assert_close(chunked, whole, rtol=1e-9, atol=1e-9)
+
+
+def attend_one_by_one(query, key, value, spans):
+    """What the packed kernel of a GPU computes, sequence by sequence."""
+    assert spans.ends.dtype == torch.int32
+    assert spans.longest == spans.ends.diff().max()
+    parts = []
+    for start, stop in itertools.pairwise(spans.ends.tolist()):
+        q, k, v = (x[start:stop].transpose(0, 1) for x in (query, key, value))
+        weights = (q @ k.transpose(1, 2) / q.shape[-1] ** 0.5).softmax(-1)
+        parts.append((weights @ v).transpose(0, 1))
+    return torch.cat(parts)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 1000), some_lengths, st.sampled_from([None, 1, 3]), st.booleans(), st.booleans())
+def test_packed_sequences_change_no_output_and_no_gradient(seed, lengths, most, checkpointing, first):
+    """As on a GPU, but for the attention's kernel, which the benchmark of a step compares there."""
+    model = encoder(norm_first=first)
+    tokens = sequences(lengths, seed=seed)
+    towards = torch.randn(len(tokens), 16, dtype=torch.float64)
+    parameters = [p for name, p in model.named_parameters() if name.startswith(("layers", "embed", "posit"))]
+    results = []
+    for packed in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cell_encoder, "can_pack", lambda *_, packed=packed, **__: packed)
+            patch.setattr(transformer, "attend_spans", attend_one_by_one)
+            model.microbatch, model.activation_checkpointing = (
+                (most, checkpointing) if packed else (None, False)
+            )
+            output = model.transform(tokens, lengths)
+            results.append((output, *torch.autograd.grad((output * towards).sum(), parameters)))
+    for padded, packed in zip(*results, strict=True):
+        torch.testing.assert_close(packed, padded, rtol=1e-9, atol=1e-9)
 
 
 def test_lengths_come_from_the_host_or_not_at_all(monkeypatch):

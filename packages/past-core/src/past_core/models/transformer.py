@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from past_core.models.packed import Spans, attend_spans
+
 
 class TransformerLayer(nn.TransformerEncoderLayer):
     """torch's layer (parameters, names, initial values), attending through `scaled_dot_product_attention`.
@@ -32,12 +34,13 @@ class TransformerLayer(nn.TransformerEncoderLayer):
             norm_first=norm_first,
         )
 
-    def forward(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, T, width) to the same.
+    def forward(self, hidden: Tensor, mask: Tensor | Spans | None = None) -> Tensor:
+        """(B, T, width) to the same, or packed sequences, (N, width).
 
         Args:
             hidden: sequences.
-            mask: (B, 1, 1, T) bool, True where a token may be attended to; None where all may.
+            mask: (B, 1, 1, T) bool, True where a token may be attended to; None where all may. Of packed
+                sequences, their spans.
         """
         if self.norm_first:
             hidden = hidden + self.dropout1(self.attend(self.norm1(hidden), mask))
@@ -45,11 +48,15 @@ class TransformerLayer(nn.TransformerEncoderLayer):
         hidden = self.norm1(hidden + self.dropout1(self.attend(hidden, mask)))
         return self.norm2(hidden + self._ff_block(hidden))
 
-    def attend(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Multi-head self-attention, (B, T, width)."""
+    def attend(self, hidden: Tensor, mask: Tensor | Spans | None) -> Tensor:
+        """Multi-head self-attention, (B, T, width), or within packed sequences, (N, width)."""
         own = self.self_attn
         qkv = F.linear(hidden, own.in_proj_weight, own.in_proj_bias)
-        query, key, value = qkv.unflatten(-1, (3, own.num_heads, own.head_dim)).permute(2, 0, 3, 1, 4)
+        heads = qkv.unflatten(-1, (3, own.num_heads, own.head_dim))
+        if isinstance(mask, Spans):
+            query, key, value = heads.unbind(1)
+            return own.out_proj(attend_spans(query, key, value, mask).flatten(1))
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=own.dropout if self.training else 0.0
         )
