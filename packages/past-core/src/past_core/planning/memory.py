@@ -110,7 +110,8 @@ def transform_bytes(
     Args:
         config: the cell encoder.
         lengths: tokens of each sequence; they run in the chunks that `CellEncoder.transform` makes on a CPU
-            (on a GPU it makes fewer, which pad more; lengths that are all alike make one on both).
+            (on a GPU in half precision there is no padding at all, in float32 there are fewer chunks, which
+            pad more; lengths that are all alike make one everywhere).
         precision: of the trainer.
         checkpointing: keep the layers' inputs, and all of one layer of the largest chunk.
     """
