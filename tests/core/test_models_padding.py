@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from past_core.models import cell_encoder, transformer
+from past_core.models import cell_encoder, packed, transformer
 from past_core.models import lengths as planning
 from past_core.models.cell_encoder import CellEncoder, CellEncoderConfig
 from past_core.models.errors import ModelError
@@ -110,7 +110,7 @@ def attend_one_by_one(query, key, value, spans):
     return torch.cat(parts)
 
 
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), some_lengths, st.sampled_from([None, 1, 3]), st.booleans(), st.booleans())
 def test_packed_sequences_change_no_output_and_no_gradient(seed, lengths, most, checkpointing, first):
     """As on a GPU, but for the attention's kernel, which the benchmark of a step compares there."""
@@ -119,17 +119,38 @@ def test_packed_sequences_change_no_output_and_no_gradient(seed, lengths, most, 
     towards = torch.randn(len(tokens), 16, dtype=torch.float64)
     parameters = [p for name, p in model.named_parameters() if name.startswith(("layers", "embed", "posit"))]
     results = []
-    for packed in (False, True):
+    for together in (False, True):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cell_encoder, "can_pack", lambda *_, packed=packed, **__: packed)
+            patch.setattr(cell_encoder, "can_pack", lambda *_, together=together, **__: together)
             patch.setattr(transformer, "attend_spans", attend_one_by_one)
             model.microbatch, model.activation_checkpointing = (
-                (most, checkpointing) if packed else (None, False)
+                (most, checkpointing) if together else (None, False)
             )
             output = model.transform(tokens, lengths)
             results.append((output, *torch.autograd.grad((output * towards).sum(), parameters)))
-    for padded, packed in zip(*results, strict=True):
-        torch.testing.assert_close(packed, padded, rtol=1e-9, atol=1e-9)
+    for padded, unpadded in zip(*results, strict=True):
+        torch.testing.assert_close(unpadded, padded, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "works"),
+    [
+        (attend_one_by_one, True),
+        (lambda query, *_: query, False),  # runs, and is wrong
+        (lambda query, key, value, _spans: torch.ops.aten._flash_attention_forward(), False),  # refuses
+    ],
+)
+def test_a_packed_kernel_is_held_against_ordinary_attention(kernel, works, monkeypatch, caplog):
+    packed.spans_work.cache_clear()
+    monkeypatch.setattr(packed, "attend_spans", kernel)
+    assert packed.spans_work(torch.device("cpu")) == works
+    assert bool(caplog.records) != works
+    packed.spans_work.cache_clear()
+
+
+def test_nothing_is_packed_without_a_gpu():
+    model = encoder().float()
+    assert not packed.can_pack(model.layers[0].self_attn, torch.device("cpu"), training=False)
 
 
 def test_lengths_come_from_the_host_or_not_at_all(monkeypatch):

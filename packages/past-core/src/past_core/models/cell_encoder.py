@@ -53,9 +53,10 @@ class CellEncoder(nn.Module):
         if config.pad_embedding == "zero":
             with torch.no_grad():
                 self.embeddings.weight[PAD] = 0
-        self.layers = nn.ModuleList(self._layer() for _ in range(config.depth))
+        layers = [self._layer() for _ in range(config.depth)]
+        self.layers = nn.ModuleList(layers)
         if config.initialization == "published":
-            _initialize_as_published(self.layers)
+            _initialize_as_published(layers)
         self.norm = nn.LayerNorm(width) if config.norm_first else nn.Identity()
         if config.dead_tensors:
             self.encoder_layer = self._layer().requires_grad_(False)
@@ -135,10 +136,10 @@ class CellEncoder(nn.Module):
     def transform(self, tokens: Tensor, lengths: np.ndarray | None = None) -> Tensor:
         """f_trans (B, width) of sequences (B, T): the transformer's mean over gene tokens.
 
-        Padding costs next to nothing, and the result does not depend on it: on a GPU in half precision the
-        sequences run packed, without any (`pack`); elsewhere those of like length run together, each group
-        cut to its longest (`plan_chunks`). A cell that occurs twice is encoded twice: in an epoch's order the
-        centres of a batch are distinct.
+        Padding costs next to nothing, and the result does not depend on it. On a GPU in half precision,
+        unless the layers are compiled, the sequences run packed, without any (`pack`); elsewhere those of
+        like length run together, each group cut to its longest (`plan_chunks`). A cell that occurs twice is
+        encoded twice: in an epoch's order the centres of a batch are distinct.
 
         Args:
             tokens: sequences, padded with `PAD` at their ends.
@@ -151,7 +152,7 @@ class CellEncoder(nn.Module):
         tokens, lengths = self._sequences(tokens, lengths)
         if lengths is None:
             return self._run(tokens, equal_chunks(len(tokens), tokens.shape[1], most=self.microbatch))
-        if len(tokens) and can_pack(self.layers[0].self_attn, tokens.device, training=self.training):
+        if len(tokens) and self._packs(tokens.device):
             return self._run_packed(tokens, lengths)
         plan = plan_chunks(lengths, most=self.microbatch, accelerator=tokens.device.type != "cpu")
         if plan.order is None:
@@ -174,6 +175,14 @@ class CellEncoder(nn.Module):
             else:
                 outputs.append(self._encode(part, padded))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _packs(self, device: torch.device) -> bool:
+        """Whether sequences run packed; compiled layers take them padded, as they were compiled for."""
+        first = self.layers[0]
+        if first._compiled_call_impl is not None:
+            return False
+        assert isinstance(first, TransformerLayer)
+        return can_pack(first.self_attn, device, training=self.training)
 
     def _run_packed(self, tokens: Tensor, lengths: np.ndarray) -> Tensor:
         """The same without padding, `microbatch` sequences at a time."""
@@ -229,7 +238,7 @@ class CellEncoder(nn.Module):
             lengths = counted.clip(CONTEXT_LENGTH)
         elif lengths is not None:
             lengths = np.asarray(lengths)
-            if lengths.shape != (len(tokens),) or (on_host and not np.array_equal(lengths, counted)):
+            if lengths.shape != (len(tokens),) or not (counted is None or np.array_equal(lengths, counted)):
                 msg = f"lengths of shape {lengths.shape} are not those of the tokens, {tuple(tokens.shape)}"
                 raise ModelError(msg)
         tokens = tokens[:, :most]

@@ -1,7 +1,7 @@
 """Projection heads centred on the first cells, so that the targets of the loss are sharp from the start."""
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ class Centering(NamedTuple):
 
 
 @torch.no_grad()
-def center_projection_heads(model: "DualEncoder", batches: Iterable[Sequence[Tensor]]) -> Centering:
+def center_projection_heads(model: "DualEncoder", batches: Iterable[Sequence[Any]]) -> Centering:
     """Spread the initial embeddings: give both heads' outputs mean 0 and unit pooled standard deviation.
 
     Sets weight and bias of the heads' last LayerNorm. At initialisation the embeddings nearly coincide

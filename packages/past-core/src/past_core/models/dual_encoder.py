@@ -1,7 +1,7 @@
 """Both encoders, their projection heads to one space, and the learned temperature."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -136,7 +136,8 @@ class DualEncoder(nn.Module):
         if enabled:
             self._refuse_batch_norm("activation checkpointing")
         try:
-            self.image_encoder.model.set_grad_checkpointing(enabled)
+            network: Any = self.image_encoder.model  # timm's; others may not have the method
+            network.set_grad_checkpointing(enabled)
         except (AttributeError, AssertionError) as error:
             if enabled:
                 msg = f"{self.config.image.name} knows no activation checkpointing; use microbatch instead"

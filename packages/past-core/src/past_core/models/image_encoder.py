@@ -67,6 +67,9 @@ class ImageEncoder(nn.Module):
         WeightsNotFoundError: no file at `config.weights`.
     """
 
+    scale: Tensor
+    shift: Tensor
+
     def __init__(self, config: ImageEncoderConfig, model: nn.Module | None = None) -> None:
         super().__init__()
         self.config = config
@@ -87,7 +90,8 @@ class ImageEncoder(nn.Module):
     @property
     def dim(self) -> int:
         """Width of the features."""
-        return getattr(self.model, "head_hidden_size", None) or self.model.num_features
+        network: Any = self.model  # timm's names, which other networks given take over
+        return int(getattr(network, "head_hidden_size", None) or network.num_features)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Pixels (B, 3, L, L) in 0..255 to the model's input, on the device the model is on."""

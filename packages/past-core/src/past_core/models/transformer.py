@@ -34,7 +34,8 @@ class TransformerLayer(nn.TransformerEncoderLayer):
             norm_first=norm_first,
         )
 
-    def forward(self, hidden: Tensor, mask: Tensor | Spans | None = None) -> Tensor:
+    # Of torch's layer only the parameters and their names are kept: masks are given in another way.
+    def forward(self, hidden: Tensor, mask: Tensor | Spans | None = None) -> Tensor:  # type: ignore[override]
         """(B, T, width) to the same, or packed sequences, (N, width).
 
         Args:
