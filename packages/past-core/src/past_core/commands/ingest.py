@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +21,22 @@ class MissingChoice(StrEnum):
     skip = "skip"
 
 
+HELP_PANELS = {
+    "The H&E": ("he", "alignment", "registration", "keypoints", "mpp", "target_mpp"),
+    "Other sources": ("hest", "swap_xy", "spatialdata", "image", "shapes", "table", "coordinate_system"),
+    "The slide": ("name", "patient", "cancer_type", "organism", "assay", "annotations"),
+    "Quality control": ("qc", "qc_report", "max_outside", "k"),
+    "Many slides": ("jobs", "dask", "missing"),
+}
+EXAMPLES = {
+    "past ingest BUNDLE --he HE.ome.tif -o P1.zarr --patient P1": "a Xenium bundle and its H&E",
+    "past ingest BUNDLE --he HE.ome.tif --keypoints 'region*.csv' -o P1.zarr": "registered first",
+    "past ingest --hest CELLS.h5ad --he HE.tif -o P1.zarr": "AnnData and image, as HEST-1k has them",
+    "past ingest --spatialdata STORE.zarr -o P1.zarr": "CosMx, MERSCOPE, ... as sopa writes them",
+    "past ingest SHEET.csv -o FOLDER --jobs 4": "a slide a row, FOLDER/SLIDE.zarr each",
+}
+
+
 def ingest(
     bundle: Annotated[
         Path | None, typer.Argument(help="Folder of a Xenium bundle, or a sheet (.csv, .tsv) of slides.")
@@ -33,16 +49,23 @@ def ingest(
     spatialdata: Annotated[Path | None, typer.Option(help="SpatialData store (.zarr) with H&E.")] = None,
     he: Annotated[Path | None, typer.Option(help="The H&E image of BUNDLE or --hest.")] = None,
     alignment: Annotated[
-        Path | None, typer.Option(help="BUNDLE: H&E alignment matrix; default: beside the image.")
+        Path | None, typer.Option(help="BUNDLE: H&E alignment matrix. [default: beside the image]")
     ] = None,
     registration: Annotated[
         Path | None, typer.Option(help="BUNDLE: what `past register` made, instead of a matrix.")
     ] = None,
-    mpp: Annotated[float | None, typer.Option(help="um per pixel of the H&E, where no file says.")] = None,
+    keypoints: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="BUNDLE: register first, by this file of keypoints or all that a quoted pattern fits "
+            "('region*.csv'); repeatable. The registration lies beside the store, in registrations/NAME."
+        ),
+    ] = None,
+    mpp: Annotated[float | None, typer.Option(help="µm per pixel of the H&E, where no file says.")] = None,
     swap_xy: Annotated[
         bool | None,
         typer.Option(
-            "--swap-xy/--no-swap-xy", help="--hest: the first coordinate is the row. Default: find out."
+            "--swap-xy/--no-swap-xy", help="--hest: the first coordinate is the row. [default: find out]"
         ),
     ] = None,
     image: Annotated[str | None, typer.Option(help="--spatialdata: name of the H&E.")] = None,
@@ -52,11 +75,13 @@ def ingest(
         str | None, typer.Option(help="--spatialdata: the system that H&E and outlines share.")
     ] = None,
     assay: Annotated[
-        str | None, typer.Option(help="xenium, cosmx, merfish, merscope, ... Default: xenium, or as stated.")
+        str | None, typer.Option(help="xenium, cosmx, merfish, merscope, ... [default: xenium, or as stated]")
     ] = None,
-    organism: Annotated[str | None, typer.Option(help="human or mouse. Default: from the genes.")] = None,
-    name: Annotated[str | None, typer.Option(help="The slide's name. Default: the output's.")] = None,
-    patient: Annotated[str | None, typer.Option(help="Slides of one patient are never split apart.")] = None,
+    organism: Annotated[str | None, typer.Option(help="human or mouse. [default: from the genes]")] = None,
+    name: Annotated[str | None, typer.Option(help="The slide's name. [default: the output's]")] = None,
+    patient: Annotated[
+        str | None, typer.Option(help="Whose slide it is; a patient's slides are never split apart.")
+    ] = None,
     cancer_type: Annotated[str | None, typer.Option(help="Such as breast.")] = None,
     annotations: Annotated[
         Path | None,
@@ -64,13 +89,13 @@ def ingest(
     ] = None,
     target_mpp: Annotated[
         float | None,
-        typer.Option(help="Resample to so many um per pixel, such as 0.25. Default: as scanned."),
+        typer.Option(help="Resample to so many µm per pixel, such as 0.25. [default: as scanned]"),
     ] = None,
     qc: Annotated[
         list[str] | None,
         typer.Option(
             help="Quality control: xenium, minimal, or KEY=VALUE (changes to xenium), such as min_counts=20, "
-            "focus=on; repeatable. Default: xenium of a BUNDLE, else minimal. Keys: past qc --keys."
+            "focus=on; repeatable. Keys: past qc --keys. [default: xenium of a BUNDLE, else minimal]"
         ),
     ] = None,
     qc_report: Annotated[
@@ -82,37 +107,43 @@ def ingest(
         typer.Option(
             min=0.0,
             max=1.0,
-            help="Share of cells that may lie outside the image. Default: 0.01 of a BUNDLE, else 0.1.",
+            help="Share of cells that may lie outside the image. [default: 0.01 of a BUNDLE, else 0.1]",
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the store that is there.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Of a sheet: slides at the same time.")] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Of a sheet: slides at the same time.")
+    ] = 1,
     dask: Annotated[
         str | None,
         typer.Option(help="Of a sheet: run on this Dask cluster (HOST:PORT, or the scheduler's file)."),
     ] = None,
     missing: Annotated[
-        MissingChoice, typer.Option(help="Of a sheet: what a slide is whose files are not there.")
+        MissingChoice, typer.Option(help="Of a sheet: whether a slide without files fails or is skipped.")
     ] = MissingChoice.fail,
 ) -> None:
-    """Turns one slide into a slide store, from exactly one source, or every slide of a sheet.
+    """Makes slide stores of Xenium bundles, AnnData or SpatialData.
 
-    * `past ingest BUNDLE --he IMAGE -o SLIDE.zarr`: a Xenium bundle and its H&E
-    * `past ingest --hest CELLS.h5ad --he IMAGE -o SLIDE.zarr`: AnnData and image
-    * `past ingest --spatialdata STORE.zarr -o SLIDE.zarr`: CosMx, MERSCOPE, ... as sopa writes them
-    * `past ingest SHEET.csv -o FOLDER --jobs 4`: a slide a row, FOLDER/SLIDE.zarr each
+    One slide from one source, or every slide of a sheet. A slide store (a SpatialData .zarr) holds the H&E,
+    the cells with their counts and outlines, and which of them fail the quality control and why. It is there
+    whole or not at all.
 
     A sheet has the column `slide` (the name), one or more of `bundle`, `hest` and `spatialdata`, and any
     option as a column, such as `he`, `alignment`, `mpp`, `patient`, `cancer`, `organism`; a cell that is
     filled wins over the option. Paths count from the sheet's folder; one with `*` stands for the one file
     that fits. Slides that are complete are skipped, one that fails stops nothing else; the outcomes are in
     FOLDER/outcomes.csv.
+
+    Keypoints (in a sheet's column files separated by `;`, or a pattern) register the slide as `past register`
+    does, with the image; a registration made of the same files is used again. The verdict `reject` fails the
+    slide and names the report to look at; `check` is said in the outcome and kept in the store.
     """
     given = {"BUNDLE": bundle, "--hest": hest, "--spatialdata": spatialdata}
     options = {
         "he": he,
         "alignment": alignment,
         "registration": registration,
+        "keypoints": _keypoints(keypoints),
         "mpp": mpp,
         "swap_xy": swap_xy,
         "assay": assay,
@@ -123,7 +154,7 @@ def ingest(
         "coordinate_system": coordinate_system,
     }
     # Fields of every slide's request, beside its source's options.
-    common = {
+    common: dict[str, Any] = {
         "name": name,
         "patient": patient,
         "cancer_type": cancer_type,
@@ -162,6 +193,14 @@ def ingest(
     _summary(output)
 
 
+def _keypoints(texts: list[str] | None) -> tuple[Path, ...] | None:
+    if not texts:
+        return None
+    from past_core.ingest.sheet import keypoint_files
+
+    return keypoint_files(texts)
+
+
 def _quality(words: list[str] | None) -> "QualityOptions | None":
     """Options of quality control, None where nothing was said: then the source's default holds."""
     if not words:
@@ -178,7 +217,8 @@ def _run(request: "IngestRequest") -> None:
     from past_core.ingest.run import ingest_slide
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(f"reading {request.path.name}", total=None)
+        what = "registering" if request.options.get("keypoints") else "reading"
+        task = bar.add_task(f"{what} {request.path.name}", total=None)
         ingest_slide(
             request,
             progress=lambda done, total: bar.update(

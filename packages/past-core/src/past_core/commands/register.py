@@ -1,19 +1,19 @@
 """`past register`: the H&E's alignment from keypoints, with a report that says whether to trust it."""
 
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from past_core.errors import PastError
-
-MATRIX, REPORT, PICTURE, PAGE = "alignment.csv", "report.json", "residuals.png", "report.html"
-OVERLAYS = "overlay-*.png"
-
-
-class RegisterExistsError(PastError, FileExistsError):
-    """The output folder is in use."""
+HELP_PANELS = {
+    "The images": ("bundle", "pixel_size", "he", "he_mpp"),
+}
+EXAMPLES = {
+    "past register R1.csv R2.csv R3.csv --bundle B --he HE.tif -o OUT": "keypoints picked in three regions",
+    "past register --bundle B --he HE.tif --matrix M.csv -o OUT": (
+        "checks the vendor's matrix, and refines it"
+    ),
+}
 
 
 def register(
@@ -27,13 +27,13 @@ def register(
         Path | None, typer.Option(help="Xenium bundle: its pixels' size, and its nuclei to refine with.")
     ] = None,
     pixel_size: Annotated[
-        float | None, typer.Option(help="um per morphology pixel, without --bundle (Xenium: 0.2125).")
+        float | None, typer.Option(help="µm per morphology pixel, without --bundle (Xenium: 0.2125).")
     ] = None,
     he: Annotated[
         Path | None, typer.Option(help="The H&E image: its resolution, and its haematoxylin to refine with.")
     ] = None,
     he_mpp: Annotated[
-        float | None, typer.Option(help="um per pixel of the H&E, where --he does not say.")
+        float | None, typer.Option(help="µm per pixel of the H&E, where --he does not say.")
     ] = None,
     matrix: Annotated[
         Path | None,
@@ -54,21 +54,19 @@ def register(
         bool, typer.Option("--overwrite", help="Replace an earlier registration in the folder.")
     ] = False,
 ) -> None:
-    """Registers an H&E to its Xenium morphology from keypoints, the image, or the vendor's matrix.
+    """Aligns an H&E to its Xenium slide, and judges the result.
 
-    * `past register R1.csv R2.csv ... --bundle B --he HE -o OUT`: keypoints picked in several regions
-    * `past register --bundle B --he HE --matrix M.csv -o OUT`: checks the vendor's matrix, and refines it
-
-    With --bundle and --he the nuclei of the bundle are looked for in the haematoxylin of the H&E; what that
-    finds is taken where it lowers the error on what it has not seen. Writes alignment.csv (the vendor's
-    form), report.json (for `past ingest --registration`), report.html, residuals.png and overlays. A
-    registration that must not be used is reported without alignment.csv, and the command fails.
+    From keypoints picked in several regions, the vendor's matrix, or both. With --bundle and --he the nuclei
+    of the bundle are looked for in the haematoxylin of the H&E; what that finds is taken where it lowers the
+    error on what it has not seen. Writes alignment.csv (the vendor's form), report.json (for `past ingest
+    --registration`), report.html, residuals.png and overlays. A registration that must not be used is
+    reported without alignment.csv, and the command fails.
     """
-    from past_core.atomic import replacing
+    from past_core.commands.claim import claim
+    from past_core.registration.folder import register_into
     from past_core.registration.run import RegisterRequest
-    from past_core.registration.run import register as run
 
-    _check_folder(output, overwrite=overwrite)
+    claim(output)
     request = RegisterRequest(
         keypoints=tuple(keypoints or ()),
         bundle=bundle,
@@ -79,28 +77,13 @@ def register(
         scale=scale,
         refine=refine,
     )
-    with replacing(output) as folder:
-        folder.mkdir()
-        report = run(request, folder)
-    _say(report, output)
-
-
-def _check_folder(output: Path, *, overwrite: bool) -> None:
-    """Refuses an output folder before any work is done."""
-    if output.exists() and output.resolve() == Path.cwd():
-        raise RegisterExistsError(f"{output} is the working directory; name a folder in it")
-    if output.exists() and not output.is_dir():
-        raise RegisterExistsError(f"{output} is a file; name a folder")
-    present = {path.name for path in output.iterdir()} if output.is_dir() else set()
-    known = {MATRIX, REPORT, PICTURE, PAGE}
-    if {name for name in present - known if not fnmatch(name, OVERLAYS)}:
-        raise RegisterExistsError(f"{output} holds something else than a registration; name another folder")
-    if present and not overwrite:
-        raise RegisterExistsError(f"{output} is not empty; pass --overwrite to replace it")
+    _say(register_into(request, output, overwrite=overwrite), output)
 
 
 def _say(report: dict[str, Any], output: Path) -> None:
+    from past_core.registration.folder import MATRIX, PAGE
     from past_core.registration.run import RegisterError
+    from past_core.registration.stored import REPORT
 
     error, residual = report["held_out_um"], report["residual_um"]
     of_windows = report["method"].startswith("matrix")

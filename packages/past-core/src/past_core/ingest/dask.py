@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +54,7 @@ def ingest_on_dask(
     with _connected(address) as client:
         _check_workers(client, address)
         waiting = {
-            client.submit(ingest_row, _absolute(row), overwrite=overwrite, retries=RETRIES, pure=False): row
+            client.submit(_work, _absolute(row), overwrite=overwrite, retries=RETRIES, pure=False): row
             for row in rows
             if row.request is not None
         }
@@ -147,6 +147,7 @@ def _check_workers(client: "Client", address: str) -> None:
         ) from error
     # Asked of Dask itself, so that a worker without past-core answers too.
     versions = client.get_versions(packages=[PACKAGE])
+    assert not isinstance(versions, Coroutine)  # the client is not an asynchronous one
     ours = _told(versions["client"])
     for worker, found in sorted(versions["workers"].items()):
         theirs = _told(found)

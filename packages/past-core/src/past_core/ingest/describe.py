@@ -1,5 +1,7 @@
 """What is in a slide store, for people and for programs."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,7 @@ def store_table(description: dict[str, Any]) -> Table:
         "Per cell": _per_cell(description),
         "Neighbours": _neighbors(description),
         "Blocks": f"{description['blocks']} of {description['block_size']:,} px",
+        "Registration": _registration(description["registration"] or {}),
         "Sources": "\n".join(f"{name} {digest[:12]}" for name, digest in description["sources"].items()),
         "Made by": description["software"],
     }
@@ -82,11 +85,20 @@ def store_table(description: dict[str, Any]) -> Table:
     return table
 
 
+def _registration(record: dict[str, Any]) -> str | None:
+    verdict, reasons = record.get("verdict"), "; ".join(record.get("reasons") or ())
+    if verdict is None:
+        return record.get("method")
+    return f"{record.get('method', '')}, {verdict}" + (f": {reasons}" if reasons else "")
+
+
 def _bytes(path: Location) -> int | None:
     """Size on disk; unknown behind a URL, where it would take a request a file."""
     if isinstance(path, RemotePath):
         return None
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    # os.walk keeps one folder's names at a time: a large store has tens of thousands of files.
+    folders = ((Path(folder), names) for folder, _, names in os.walk(path))
+    return sum((folder / name).stat().st_size for folder, names in folders for name in names)
 
 
 def _per_cell(description: dict[str, Any]) -> str | None:

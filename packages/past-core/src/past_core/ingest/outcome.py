@@ -6,11 +6,15 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from past_core.atomic import replacing
 from past_core.errors import PastError
 from past_core.ingest.sheet import IngestRow
+
+if TYPE_CHECKING:
+    from past_core.ingest.run import IngestRequest
+    from past_core.ingest.store import SlideStore
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +32,7 @@ class Outcome:
         passed: Of these, those that pass QC.
         genes: In the store.
         seconds: That it took.
-        message: Why it was skipped or failed.
+        message: Why it was skipped or failed, or what to look at.
         line: Of the sheet.
     """
 
@@ -77,6 +81,7 @@ def ingest_row(
             ingest_slide(replace(row.request, overwrite=overwrite), progress=progress)
             finish(row.request)
         store = SlideStore(row.request.output)
+        said = ["complete"] if complete else []
         return Outcome(
             slide=row.slide,
             status="skipped" if complete else "done",
@@ -84,7 +89,7 @@ def ingest_row(
             passed=int(store.passed.sum()),
             genes=len(store.genes),
             seconds=time.perf_counter() - started,
-            message="complete" if complete else "",
+            message="; ".join(said + _doubts(store, row.request)),
             line=row.line,
         )
     except PastError as error:
@@ -95,6 +100,18 @@ def ingest_row(
         logger.debug("%s", row.slide, exc_info=True)
         message = f"unexpected {type(error).__name__}: {error}; please report it (past -v ingest says more)"
     return failed(row, message, seconds=time.perf_counter() - started)
+
+
+def _doubts(store: "SlideStore", request: "IngestRequest") -> list[str]:
+    """What is to be said of the registration of a store that is there: nothing of a good one."""
+    from past_core.ingest.keypoints import registration_folder
+
+    record = store.manifest.get("registration") or {}
+    if record.get("verdict") != "check":
+        return []
+    page = registration_folder(request) / "report.html"
+    look = f" (look at {page})" if request.options.get("keypoints") else ""
+    return [f"registration: check{look}: {'; '.join(record.get('reasons') or ())}"]
 
 
 def failed(row: IngestRow, message: str, *, seconds: float = 0.0) -> Outcome:

@@ -15,6 +15,7 @@ from typing import Any
 from past_core.atomic import replacing
 from past_core.errors import PastError
 from past_core.ingest.hashing import sha256
+from past_core.ingest.keypoints import with_registration
 from past_core.ingest.quality import QualityOptions
 from past_core.ingest.run import IngestRequest, quality_of, read_slide
 from past_core.ingest.store import SlideStore, StoreError
@@ -48,6 +49,7 @@ def is_complete(request: IngestRequest) -> bool:
         raise MadeOtherwiseError(f"{error} (or pass --overwrite)") from error
     wanted, record = _wanted(request), _read(request)
     stamp, done, started = _stamp(output), record.get("done"), record.get("started")
+    known: dict[str, Any] | None
     if isinstance(started, dict) and started.get("before") != stamp:
         # Killed between the store's completion and the record's.
         known = started
@@ -88,7 +90,7 @@ def _wanted(request: IngestRequest) -> dict[str, Any]:
     Settings at their defaults are left out, so that a later version's new ones differ from nothing. Files
     count by their role and state, not by where they lie.
     """
-    settings = {}
+    settings: dict[str, Any] = {}
     for item in fields(request):
         value = getattr(request, item.name)
         if item.name in NOT_SETTINGS or (item.default is not MISSING and value == item.default):
@@ -175,7 +177,7 @@ def _compare(request: IngestRequest, store: SlideStore) -> None:
         MadeOtherwiseError: They differ.
         PastError: The sources cannot be read.
     """
-    data, manifest = read_slide(request), store.manifest
+    data, manifest = read_slide(with_registration(request, make=False)), store.manifest
     now = {
         "name": data.name,
         "patient": data.patient,

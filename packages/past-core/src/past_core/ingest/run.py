@@ -1,8 +1,9 @@
 """One slide from its files to its store: what `past ingest` does for every source, sheet row and worker."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from past_core.errors import PastError
 from past_core.ingest.pyramid import Progress
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from past_core.ingest.write import SlideData
 
 SOURCES = {
-    "BUNDLE": {"he", "alignment", "registration", "mpp", "organism"},
+    "BUNDLE": {"he", "alignment", "keypoints", "registration", "mpp", "organism"},
     "--hest": {"he", "mpp", "swap_xy", "assay", "organism"},
     "--spatialdata": {"mpp", "assay", "organism", "image", "shapes", "table", "coordinate_system"},
 }
@@ -61,8 +62,11 @@ class IngestRequest:
     overwrite: bool = False
 
 
-def one_source(given: dict[str, Path | None]) -> tuple[str, Path]:
-    """The source that was given, and its path.
+Given = TypeVar("Given", Path, str)
+
+
+def one_source(given: Mapping[str, Given | None]) -> tuple[str, Given]:
+    """The source that was given, and what was given for it.
 
     Raises:
         IngestError: None, or several.
@@ -87,11 +91,15 @@ def options_of(source: str, options: dict[str, Any]) -> dict[str, Any]:
             raise IngestError(f"--{option.replace('_', '-')} does not go with {source}, only with {where}")
     if "he" in taken and options.get("he") is None:
         raise IngestError(f"{source} needs its H&E: give --he IMAGE")
+    if options.get("keypoints") and options.get("registration") is not None:
+        raise IngestError("give keypoints or the registration that was made of them, not both")
     return {option: value for option, value in options.items() if option in taken and value is not None}
 
 
 def ingest_slide(request: IngestRequest, *, progress: Progress | None = None) -> Path:
     """Reads a slide and writes its store: whole, or not at all.
+
+    With `keypoints` among the options, the slide is registered first (see `past_core.ingest.keypoints`).
 
     Args:
         request: What to ingest.
@@ -103,25 +111,29 @@ def ingest_slide(request: IngestRequest, *, progress: Progress | None = None) ->
     Raises:
         PastError: Of the reader or the writer; what was found, where, and what to do.
     """
+    from past_core.ingest.keypoints import with_registration
     from past_core.ingest.quality.report import check_report, write_report
     from past_core.ingest.write import check_output, write_store
+    from past_core.locks import claimed
 
-    check_output(request.output, overwrite=request.overwrite)
-    if request.quality_report is not None:
-        check_report(request.quality_report)
-    data = read_slide(request)
-    limit = {} if request.max_outside is None else {"max_outside": request.max_outside}
-    store = write_store(
-        data,
-        request.output,
-        overwrite=request.overwrite,
-        k=request.k,
-        quality=quality_of(request),
-        progress=progress,
-        **limit,
-    )
-    if request.quality_report is not None:
-        write_report(store, request.quality_report)
+    with claimed(request.output):
+        check_output(request.output, overwrite=request.overwrite)
+        if request.quality_report is not None:
+            check_report(request.quality_report)
+        request = with_registration(request)
+        data = read_slide(request)
+        limit: dict[str, Any] = {} if request.max_outside is None else {"max_outside": request.max_outside}
+        store = write_store(
+            data,
+            request.output,
+            overwrite=request.overwrite,
+            k=request.k,
+            quality=quality_of(request),
+            progress=progress,
+            **limit,
+        )
+        if request.quality_report is not None:
+            write_report(store, request.quality_report)
     return store
 
 
@@ -135,7 +147,10 @@ def quality_of(request: IngestRequest) -> "QualityOptions | None":
 
 
 def read_slide(request: IngestRequest) -> "SlideData":
-    """Reads a request's source, with everything that is known about the slide."""
+    """Reads a request's source, with everything that is known about the slide.
+
+    Keypoints must have become a registration (`past_core.ingest.keypoints.with_registration`).
+    """
     options, path = dict(request.options), request.path
     if request.source == "BUNDLE":
         from past_core.ingest.xenium import read_bundle

@@ -3,7 +3,7 @@
 import glob
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ OWN = {"output", "source", "path", "options", "overwrite", "quality", "quality_r
 TRUE, FALSE = ("true", "yes", "1"), ("false", "no", "0")
 FILES = ("he", "alignment", "registration", "annotations")
 """Columns that name a file or folder."""
+SEPARATOR = ";"
+"""Stands between several files of keypoints in one cell."""
 NUMBERS = {"mpp": float, "target_mpp": float, "max_outside": float, "k": int}
 SWITCHES = ("swap_xy", "overwrite")
 MAX_NAME = 150
@@ -86,7 +88,7 @@ def read_ingest_sheet(
 
     Args:
         path: The sheet; relative paths in it count from its folder. A path with `*` or `?` stands for the
-            one file that fits.
+            one file that fits, in the column `keypoints` for all that fit.
         folder: Where the stores go, as SLIDE.zarr.
         options: Of sources, for every row that does not say otherwise and whose source takes them.
         common: Fields of every request, where the row does not say otherwise.
@@ -114,7 +116,7 @@ def read_ingest_sheet(
     for alias, name in ALIASES.items():
         if {alias, name} <= set(sheet.columns):
             raise SheetError(f"{path}: the columns {alias!r} and {name!r} are the same; keep one of them")
-    ignored = [name for name in sheet.columns if name not in known and name not in (*NOTES, "keypoints")]
+    ignored = [name for name in sheet.columns if name not in known and name not in NOTES]
     if ignored:
         logger.warning("%s: columns that are not used: %s", path, ", ".join(ignored))
     rows = [_row(path, line, folder, options, common) for line in sheet.lines]
@@ -190,11 +192,6 @@ def _request(
             f"expected exactly one of the columns {', '.join(SOURCE_COLUMNS)} filled; found "
             f"{' and '.join(filled) or 'none'}"
         ) from None
-    if "keypoints" in cells and "keypoints" not in SOURCES[source]:
-        raise IngestError(
-            "the column 'keypoints' is not read here; run `past register` on them and name the folder that "
-            "it makes in the column 'registration'"
-        )
     where = _path(base, next(column for column, key in SOURCE_COLUMNS.items() if key == source), str(text))
     wanted = {name: text for name, text in cells.items() if known.get(name) in ("option", "field")}
     values = {name: _value(base, name, text) for name, text in wanted.items()}
@@ -214,6 +211,8 @@ def _value(base: Path, name: str, text: str) -> Any:
     """A cell as the option's own type."""
     if name in FILES:
         return _path(base, name, text)
+    if name == "keypoints":
+        return keypoint_files(text.split(SEPARATOR), base)
     if name in SWITCHES:
         if text.lower() not in TRUE + FALSE:
             raise IngestError(f"{name} {text!r} is neither yes nor no")
@@ -235,11 +234,39 @@ def _value(base: Path, name: str, text: str) -> Any:
     return number
 
 
+def keypoint_files(texts: Sequence[str], base: Path = Path()) -> tuple[Path, ...]:
+    """Files of keypoints: each text is a path, or a pattern with `*` or `?` for all files that fit it.
+
+    Raises:
+        AbsentFileError: One is not there, or nothing fits a pattern.
+        IngestError: No path at all.
+    """
+    found: list[Path] = []
+    for text in filter(None, (text.strip() for text in texts)):
+        found += _fitting(base, "keypoints", text)
+    if not found:
+        raise IngestError("keypoints: no file is named; expected one or several, separated by ;")
+    return tuple(found)
+
+
 def _path(base: Path, name: str, text: str) -> Path:
     """A path of a row; a pattern is the one that fits it."""
+    found = _fitting(base, name, text)
+    if len(found) > 1:
+        names = ", ".join(item.name for item in found[:3])
+        raise IngestError(f"{name}: {len(found)} files fit {base / text} ({names}, ...); name one of them")
+    return found[0]
+
+
+def _fitting(base: Path, name: str, text: str) -> list[Path]:
+    """The path itself where it is there, else all that fit it as a pattern, in the order of their names.
+
+    Raises:
+        AbsentFileError: Nothing.
+    """
     path = base / text
     if path.exists():
-        return path
+        return [path]
     if "*" not in text and "?" not in text:
         raise AbsentFileError(f"{name}: nothing at {path}")
     # Brackets are part of names, not of patterns.
@@ -248,7 +275,4 @@ def _path(base: Path, name: str, text: str) -> Path:
         found = sorted(glob.glob(text.replace("[", "[[]")))  # noqa: PTH207
     if not found:
         raise AbsentFileError(f"{name}: nothing fits {path}")
-    if len(found) > 1:
-        names = ", ".join(Path(item).name for item in found[:3])
-        raise IngestError(f"{name}: {len(found)} files fit {path} ({names}, ...); name one of them")
-    return Path(found[0])
+    return [Path(item) for item in found]

@@ -9,6 +9,8 @@ FINE_UM, COARSE_UM = 0.75, 6.0
 """Standard deviations between which the pictures are compared: less is grain, more is staining."""
 LEAST_PIXELS = 64
 """Pictures with less content (pixels' worth) match nothing."""
+EMPTY = 1e-4
+"""So much variation (optical density) is the rounding of an image without content."""
 
 
 class Peak(NamedTuple):
@@ -53,7 +55,7 @@ def correlation(picture: np.ndarray, image: np.ndarray) -> np.ndarray:
     own = float((picture.astype(np.float64) ** 2).sum())
     if own <= 0:
         return np.zeros((rows, columns))
-    floor = max(1e-6 * float(energy.max(initial=0.0)), np.finfo(np.float64).tiny)
+    floor = max(1e-6 * float(energy.max(initial=0.0)), EMPTY**2 * h * w)
     return np.where(energy > floor, products / np.sqrt(own * np.maximum(energy, floor)), 0.0)
 
 

@@ -10,7 +10,7 @@ from past_core.registration.measure import Window
 from past_core.registration.refine import LEAST_WINDOWS, Refinement
 from past_core.registration.rigid import matrix_um, rms
 from past_core.registration.search import Affine
-from past_core.registration.verdict import GOOD_UM, REJECT_UM, SCALE_CHECK, SCALE_REJECT, Judgement
+from past_core.registration.verdict import GOOD_UM, REJECT_UM, SCALE_CHECK, SCALE_REJECT, Judgement, Verdict
 from past_core.registration.windows import Frame
 
 FEW = 0.75
@@ -25,6 +25,7 @@ def describe_refinement(refinement: Refinement) -> dict[str, Any]:
     return {
         "accepted": refinement.accepted,
         "reason": refinement.reason,
+        "against": refinement.against,
         "judged_by": refinement.judged_by,
         "before_um": refinement.before_um,
         "after_um": refinement.after_um,
@@ -121,14 +122,15 @@ def judge_image(refinement: Refinement, matrix: np.ndarray) -> Judgement:
     larger, smaller = np.linalg.svd(matrix[:2, :2], compute_uv=False)
     off = float(np.sqrt(larger * smaller))
     if refinement.before_um is None:
-        # Windows without nuclei contradict the matrix; too few windows say nothing of it.
-        if total < LEAST_WINDOWS:
+        if refinement.against is not None:
+            reject.append(refinement.against)
+        elif refinement.blind or total < LEAST_WINDOWS:
             check.append(f"not checked against the image: {refinement.reason}")
         else:
             reject.append(refinement.reason)
     else:
         error = refinement.after_um if refinement.accepted else refinement.before_um
-        if error > GOOD_UM:
+        if error is not None and error > GOOD_UM:
             text = f"windows left out are {error:.1f} µm off; {GOOD_UM:g} is good, {REJECT_UM:g} unusable"
             (reject if error > REJECT_UM else check).append(text)
         if found < FEW * total:
@@ -140,7 +142,7 @@ def judge_image(refinement: Refinement, matrix: np.ndarray) -> Judgement:
         (reject if abs(off - 1) > SCALE_REJECT else check).append(text)
     if larger > ANISOTROPY * smaller:
         check.append(f"the matrix stretches one direction {larger / smaller:.3f} times the other")
-    verdict = "reject" if reject else "check" if check else "good"
+    verdict: Verdict = "reject" if reject else "check" if check else "good"
     return Judgement(verdict, (*reject, *check))
 
 

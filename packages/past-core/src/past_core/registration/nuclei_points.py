@@ -150,16 +150,21 @@ def _holds_any(mask: Any, cells_px: np.ndarray) -> bool:
     return False
 
 
-@contextmanager
-def _open_dapi(bundle: Path, problem: str) -> Iterator[Any]:
-    import zarr
-
-    found = [
+def dapi_files(bundle: Path) -> list[Path]:
+    """A bundle's images of DAPI, the one that is read first."""
+    return [
         path
         for pattern in DAPI_FILES
         for path in sorted(bundle.glob(pattern))
         if path.is_file() and not path.name.startswith("._")
     ]
+
+
+@contextmanager
+def _open_dapi(bundle: Path, problem: str) -> Iterator[Any]:
+    import zarr
+
+    found = dapi_files(bundle)
     if not found:
         raise NucleiImageError(
             f"{bundle} has no nuclei to compare with: {problem}; and there is no DAPI image "

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from past_core.registration.combine import CombineError, PairSet, Registration, combine
+from past_core.registration.contradiction import contradiction
 from past_core.registration.held_out import CANDIDATES, GAIN, apply, fit_candidate, pooled
 from past_core.registration.measure import Window, measure, pair_sets
 from past_core.registration.nuclei_points import NucleiImage
@@ -48,6 +49,8 @@ class Refinement:
         windows: the windows, measured around the refined registration (around the start without one).
         registration: the windows' own; None where they determine none.
         held_out: candidate -> (K,) errors in µm of what judged, for the report.
+        against: why the image contradicts the start, where no window shows the bundle's nuclei; else None.
+        blind: whether the image says nothing: no window shows them, and nothing speaks against the start.
     """
 
     accepted: bool
@@ -62,6 +65,8 @@ class Refinement:
     windows: list[Window]
     registration: Registration | None
     held_out: dict[str, np.ndarray]
+    against: str | None = None
+    blind: bool = False
 
     def without(self) -> "Refinement":
         """The same with the start kept: the image checks it, and changes nothing."""
@@ -112,11 +117,11 @@ def refine(
     middles, side = choose_windows(nuclei.cells_um, most=most_windows)
     if slide.require_mpp() > COARSEST_MPP:
         coarse = f"the H&E has {slide.mpp:.3g} µm per pixel; nuclei show up to {COARSEST_MPP:g}"
-        return _refused(coarse, nuclei, side, None, [])
+        return _unseen(_refused(coarse, nuclei, side, None, []), slide, nuclei, start)
     if len(middles) < LEAST_WINDOWS:
         at_start = measure(slide, nuclei, start, middles, side_um=side, search_um=LOCAL_UM)
         few = f"the bundle's cells fill {len(middles)} windows; at least {LEAST_WINDOWS} are needed"
-        return _refused(few, nuclei, side, None, at_start)
+        return _unseen(_refused(few, nuclei, side, None, at_start), slide, nuclei, start)
     at_start = measure(slide, nuclei, start, middles, side_um=side, search_um=LOCAL_UM)
     searched = search(
         slide,
@@ -129,7 +134,8 @@ def refine(
         scale=SCALE if scale else 0.0,
     )
     frame: Frame = Moved(start, searched.move)
-    registration, windows = None, at_start
+    registration: Registration | None = None
+    windows = at_start
     for reach in (LOCAL_UM, AGAIN_UM):
         windows = measure(slide, nuclei, frame, middles, side_um=side, search_um=reach)
         found = pair_sets(windows)
@@ -138,13 +144,15 @@ def refine(
                 f"nuclei were found in {len(found)} of {len(windows)} windows: the H&E does not show this "
                 f"bundle's nuclei within {shift_um:g} µm and {angle_deg:g}° of where they should be"
             )
-            return _refused(reason, nuclei, side, searched, at_start)
+            refused = _refused(reason, nuclei, side, searched, at_start)
+            return refused if found else _unseen(refused, slide, nuclei, start)
         try:
             registration = _combined(found, scale=scale, local=local)
             frame = registration
             frame.to_he(middles)
         except CombineError as error:
             return _refused(f"the windows determine no transform: {error}", nuclei, side, searched, at_start)
+    assert registration is not None  # of the last reach
     judged = _by_keypoints(keypoints, registration, found, side) if keypoints is not None else None
     by: Judge = "windows" if judged is None else "keypoints"
     before, held_out, counts = judged or _by_windows(start, registration, found)
@@ -181,6 +189,7 @@ def refined_keypoints(
     Where windows judged, its error on all keypoints is held-out too: it was made of none of them.
     """
     found = refinement.registration
+    assert found is not None  # an accepted refinement has one
     errors = refinement.held_out
     if refinement.judged_by == "windows":
         kept = [(s.he_um[k], s.fixed_um[k]) for s, k in zip(pairs, keypoints.kept, strict=True)]
@@ -263,6 +272,14 @@ def _by_keypoints(
     before = pooled(by_hand.held_out[by_hand.chosen], counts)
     held_out = {name: np.array(values) for name, values in errors.items()}
     return before, held_out | {"keypoints alone": by_hand.held_out[by_hand.chosen]}, counts
+
+
+def _unseen(refused: Refinement, slide: Slide, nuclei: NucleiImage, start: Frame) -> Refinement:
+    """A refinement without result, and whether that is the start's fault or the image says nothing."""
+    if any(window.found for window in refused.at_start):
+        return refused
+    against = contradiction(slide, nuclei, start, refused.at_start, side_um=refused.side_um)
+    return replace(refused, against=against, blind=against is None)
 
 
 def _refused(

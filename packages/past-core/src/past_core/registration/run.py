@@ -12,6 +12,7 @@ from past_core.errors import PastError
 from past_core.ingest.xenium_alignment import Alignment, check_matrix, read_alignment
 from past_core.ingest.xenium_tables import read_experiment
 from past_core.registration.combine import PairSet, combine
+from past_core.registration.folder import FINGERPRINT, MATRIX, PAGE, PICTURE, fingerprint
 from past_core.registration.image_report import describe_refinement, image_report
 from past_core.registration.keypoints import read_keypoints
 from past_core.registration.measure import pair_sets
@@ -27,8 +28,6 @@ from past_core.registration.verdict import judge
 from past_core.registration.windows import Frame
 from past_core.slides import Slide, open_slide
 
-MATRIX, PICTURE, PAGE = "alignment.csv", "residuals.png", "report.html"
-OVERLAY = "overlay-"
 PICKING = (
     "To pick keypoints, open the bundle in Xenium Explorer, add the H&E image, choose its alignment by "
     "keypoints, pick at least 4 landmarks (nuclei seen in both) in each of 5 regions spread over the tissue, "
@@ -90,7 +89,7 @@ def register(request: RegisterRequest, folder: Path) -> dict[str, Any]:
         sets = read_keypoints(request.keypoints) if request.keypoints else []
         slide = None
         if request.he is not None:
-            slide = stack.enter_context(_open_he(request, given, pixel_size))
+            slide = stack.enter_context(_open_he(request.he, request, given, pixel_size))
         he_mpp = slide.require_mpp() if slide is not None else float(request.he_mpp or 0)
         nuclei = None
         if slide is not None and request.bundle is not None and (request.refine or not sets):
@@ -113,7 +112,7 @@ def register(request: RegisterRequest, folder: Path) -> dict[str, Any]:
             title = _title(report)
             residual_map(frame, pairs, picture, kept=kept, title=title, verdict=report["verdict"])
             pictures.append(picture)
-        if nuclei is not None and slide is not None:
+        if nuclei is not None and slide is not None and request.bundle is not None:
             places = choose_places(nuclei, () if refinement is None else refinement.windows)
             pictures += draw_overlays(slide, request.bundle, nuclei, frame, places, folder)
         name = request.bundle.resolve().name if request.bundle is not None else "registration"
@@ -165,6 +164,9 @@ def _by_keypoints(
         report["refinement"] = describe_refinement(refinement)
         if refinement.accepted:
             report["method"] = "keypoints, refined against the image"
+        elif refinement.against is not None:
+            report["reasons"].insert(0, refinement.against)
+            report["verdict"] = "reject"
         elif refinement.before_um is None and len(refinement.windows) >= LEAST_WINDOWS:
             report["reasons"].append(f"the image does not confirm the keypoints: {refinement.reason}")
             if report["verdict"] == "good":
@@ -190,7 +192,8 @@ def _by_matrix(
     report = image_report(refinement, given.matrix, he_mpp=he_mpp, pixel_size=pixel_size)
     report["method"] = "matrix, refined against the image" if refinement.accepted else "matrix"
     report["refinement"] = describe_refinement(refinement)
-    frame: Frame = refinement.registration if refinement.accepted else start
+    made = refinement.registration if refinement.accepted else None
+    frame: Frame = start if made is None else made
     found = pair_sets(refinement.windows)
     return report, frame, found, [np.ones(len(s.he_um), dtype=bool) for s in found], refinement
 
@@ -221,23 +224,26 @@ def _pixel_size(request: RegisterRequest) -> float:
     return float(request.pixel_size or 0)
 
 
-def _open_he(request: RegisterRequest, given: Alignment | None, pixel_size: float) -> Slide:
+def _open_he(he: Path, request: RegisterRequest, given: Alignment | None, pixel_size: float) -> Slide:
     """The H&E with its resolution: as given, as it states, or as the matrix means."""
-    slide = open_slide(request.he, mpp=request.he_mpp)
+    slide = open_slide(he, mpp=request.he_mpp)
     if slide.mpp is not None:
         return slide
     slide.close()
     if given is None:
-        raise RegisterError(f"{request.he} does not state its resolution; give it with --he-mpp")
-    return open_slide(request.he, mpp=given.scale * pixel_size)
+        raise RegisterError(f"{he} does not state its resolution; give it with --he-mpp")
+    return open_slide(he, mpp=given.scale * pixel_size)
 
 
 def _source(
     request: RegisterRequest, slide: Slide | None, *, he_mpp: float, pixel_size: float
 ) -> dict[str, Any]:
     """What tells the files apart that the registration was made of."""
-    source: dict[str, Any] = {"keypoints": describe_files(list(request.keypoints))}
-    if slide is not None:
+    source: dict[str, Any] = {
+        "keypoints": describe_files(list(request.keypoints)),
+        FINGERPRINT: fingerprint(request),
+    }
+    if slide is not None and request.he is not None:
         source["he"] = describe_he(request.he, width=slide.width, height=slide.height, mpp=he_mpp)
     if request.bundle is not None:
         source["bundle"] = describe_bundle(request.bundle, pixel_size=pixel_size)

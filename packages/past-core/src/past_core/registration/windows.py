@@ -123,10 +123,17 @@ def read_window(
     middle = (np.array([left, top]) + size / 2) * mpp
     inner = amount[search : search + size + 2 * margin, search : search + size + 2 * margin]
     picture = band_pass(covered, mpp=mpp)[margin:-margin, margin:-margin]
-    return Pictures(picture, stain, middle, mpp, _contrast(covered, inner, RING_UM / mpp))
+    return Pictures(picture, stain, middle, mpp, stain_contrast(covered, inner, RING_UM / mpp))
 
 
-def _contrast(covered: np.ndarray, amount: np.ndarray, ring: float) -> float:
+def stain_contrast(covered: np.ndarray, amount: np.ndarray, ring: float) -> float:
+    """Mean stain in nuclei minus that in a ring around them; NaN without either.
+
+    Args:
+        covered: (H, W) bool, where there are nuclei.
+        amount: (H, W) of the stain.
+        ring: its width in pixels.
+    """
     distance = ndimage.distance_transform_edt(~covered)
     around = (distance > 0) & (distance <= ring)
     if not covered.any() or not around.any():
