@@ -20,7 +20,9 @@ from typing import IO, Any
 
 import numpy as np
 
+from past_core.atomic import refusal
 from past_core.errors import PastError
+from past_core.locks import try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ _RECORD = struct.Struct("<QI")
 
 
 class PartialError(PastError, OSError):
-    """Another run writes the same output."""
+    """Another run writes the same output, or what is done cannot be kept beside it."""
 
 
 class Vectors:
@@ -68,23 +70,23 @@ class Vectors:
         if self._file is not None and self._waiting:
             index = np.concatenate([part for part, _ in self._waiting]).astype("<i8")
             vectors = np.concatenate([part for _, part in self._waiting]).astype("<f4")
+            self._waiting.clear()  # also where this fails: what follows half a record would never be read
             content = index.tobytes() + vectors.tobytes()
-            self._file.write(_RECORD.pack(len(index), zlib.crc32(content)) + content)
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        self._waiting.clear()
+            _append(self._file, _RECORD.pack(len(index), zlib.crc32(content)) + content)
         self._flushed = time.monotonic()
 
     def recover(self, start: int) -> int:
         """Takes the whole records of its file from position `start` on; returns where they end."""
         n, dim = self.values.shape
-        end = start
-        self._file.seek(start)
-        while len(head := self._file.read(_RECORD.size)) == _RECORD.size:
+        end, file = start, self._file
+        if file is None:
+            return end
+        file.seek(start)
+        while len(head := file.read(_RECORD.size)) == _RECORD.size:
             count, checksum = _RECORD.unpack(head)
             if not 0 < count <= n:
                 break
-            content = self._file.read(count * (8 + 4 * dim))
+            content = file.read(count * (8 + 4 * dim))
             if len(content) < count * (8 + 4 * dim) or zlib.crc32(content) != checksum:
                 break
             index = np.frombuffer(content, "<i8", count)
@@ -92,8 +94,21 @@ class Vectors:
                 break
             self.values[index] = np.frombuffer(content, "<f4", offset=8 * count).reshape(count, dim)
             self.done[index] = True
-            end = self._file.tell()
+            end = file.tell()
         return end
+
+
+def _append(file: IO[bytes], record: bytes) -> None:
+    """Puts a record at the end, whole or not at all."""
+    end, rest = file.seek(0, os.SEEK_END), memoryview(record)
+    try:
+        while rest:  # a nearly full disk takes a part, then refuses
+            rest = rest[file.write(rest) :]
+        os.fsync(file.fileno())
+    except OSError:
+        with suppress(OSError):
+            file.truncate(end)
+        raise
 
 
 @contextmanager
@@ -109,7 +124,7 @@ def partial_vectors(output: str | Path | None, key: Mapping[str, Any], n: int, d
         dim: their length.
 
     Raises:
-        PartialError: another run is making the same.
+        PartialError: another run is making the same, or the disk is full; what was kept until then is whole.
     """
     if output is None:
         yield Vectors(n, dim)
@@ -117,17 +132,18 @@ def partial_vectors(output: str | Path | None, key: Mapping[str, Any], n: int, d
     output = Path(output)
     digest = hashlib.sha256(json.dumps([key, n, dim], sort_keys=True, default=str).encode())
     path = output.with_name(f".{output.name}.{digest.hexdigest()[:16]}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     head = _MAGIC + digest.digest()
-    with path.open("a+b") as file:
-        _lock(file, output)
+    with _explained(output), _opened(path) as file:
+        if not try_lock(file.fileno()):
+            raise PartialError(
+                f"{output}: another run is making this output; wait for it or choose another name"
+            )
         vectors = Vectors(n, dim, file)
         file.seek(0)
         known = file.read(len(head)) == head
         file.truncate(vectors.recover(len(head)) if known else 0)
         if not known:
             file.write(head)
-            file.flush()
             os.fsync(file.fileno())
             _sync_folder(path.parent)
         elif vectors.done.any():
@@ -147,20 +163,26 @@ def sweep(output: str | Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _lock(file: IO[bytes], output: Path) -> None:
-    """One run at a time; the operating system drops the lock with the process."""
+def _opened(path: Path) -> IO[bytes]:
+    """Open for appending, and without a buffer: what a full disk refuses is not tried again on closing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("a+b", buffering=0)
+
+
+@contextmanager
+def _explained(output: Path) -> Iterator[None]:
+    """Says of a full disk or a read-only folder what is kept and what to do."""
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        yield
+    except OSError as error:
+        refused = refusal(error, output)
+        if refused is None:
+            raise
         raise PartialError(
-            f"{output}: another run is making this output; wait for it or choose another name"
+            f"{output}: what is embedded cannot be kept beside it ({error.strerror}); what was kept before "
+            f"is whole. Make room in {output.parent}, or choose another output, and give the same command "
+            "again"
         ) from error
-    except OSError as error:  # a file system without locks
-        logger.debug("%s: not locked: %s", output, error)
 
 
 def _sync_folder(folder: Path) -> None:

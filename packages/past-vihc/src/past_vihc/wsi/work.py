@@ -20,6 +20,7 @@ import numpy as np
 
 from past_core.atomic import sweep, writer
 from past_core.errors import PastError
+from past_core.locks import try_lock
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class StripWriter:
         Blocks side by side have one height; those of a block's height, to its left, and those above lie
         before it in the file.
         """
-        rest = memoryview(np.ascontiguousarray(block ^ np.uint8(self.background))).cast("B")
+        rest = np.ascontiguousarray(block ^ np.uint8(self.background)).data.cast("B")
         offset = _offset(y - self.top, x, block.shape[1], self.width)
         while rest:  # a nearly full disk takes a part, then refuses
             done = os.pwrite(self.file.fileno(), rest, offset)
@@ -96,7 +97,7 @@ class StripImage:
         out = np.empty((3, max(y1 - y0, 0), max(x1 - x0, 0)), np.uint8)
         if not out.size:
             return out
-        opened, stored = -1, None
+        opened, stored = -1, np.zeros(0, np.uint8)
         for top, bottom in _parts(self.rows, y0, y1):
             strip = int(np.searchsorted(self.edges, top, side="right")) - 1
             if strip != opened:
@@ -276,14 +277,6 @@ class WorkFolder:
 def _locked(path: Path, *, shared: bool, busy: str) -> Iterator[None]:
     """Holds a lock that the operating system drops with the process."""
     with path.open("a+b") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-        except ImportError:  # Windows
-            logger.debug("%s: no locks on this system", path)
-        except BlockingIOError as error:
-            raise WorkError(busy) from error
-        except OSError as error:  # a file system without locks
-            logger.debug("%s: not locked: %s", path, error)
+        if not try_lock(file.fileno(), shared=shared):
+            raise WorkError(busy)
         yield
