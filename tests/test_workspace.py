@@ -4,11 +4,13 @@ import ast
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from past_core.cli import COMMANDS_GROUP, run_lightning
 
@@ -123,6 +125,48 @@ def test_arrows_point_one_way_inside_a_package(package: str) -> None:
             rooms = {name.split(".")[1] for name in imports(path) if name.startswith(f"{package}.")}
             backwards = rooms & set(order[number + 1 :])
             assert not backwards, f"{path.relative_to(ROOT)} imports {sorted(backwards)}"
+
+
+def requirements(package: str) -> list[Requirement]:
+    """What a distribution declares, its extras included."""
+    project = tomllib.loads((ROOT / "packages" / PACKAGES[package] / "pyproject.toml").read_text())["project"]
+    lists = [project["dependencies"], *project.get("optional-dependencies", {}).values()]
+    return [Requirement(line) for lines in lists for line in lines]
+
+
+def undeclared(paths: list[Path], declared: set[str], own: str) -> dict[str, str]:
+    """Modules whose distribution is not declared, each with a file that imports it, functions included."""
+    owners = packages_distributions()
+    found = {}
+    for path in paths:
+        for module in {name.split(".")[0] for name in imports(path)} - {own} - sys.stdlib_module_names:
+            # What is not installed here, as stardist, is named like its distribution.
+            if not {canonicalize_name(owner) for owner in owners.get(module, [module])} & declared:
+                found[module] = path.name
+    return found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_distribution_declares_what_it_imports(package: str) -> None:
+    # Also what a dependency brings today: its next version may not.
+    declared = {canonicalize_name(requirement.name) for requirement in requirements(package)}
+    assert undeclared(sources(package), declared, package) == {}
+
+
+def test_the_checker_finds_an_import_that_is_not_declared(tmp_path: Path) -> None:
+    module = tmp_path / "m.py"
+    module.write_text("import json\nimport numpy as np\ndef f():\n    from PIL import Image\n")
+    assert undeclared([module], {"numpy"}, "m") == {"PIL": "m.py"}
+    assert undeclared([module], {"numpy", "pillow"}, "m") == {}
+
+
+def test_a_dependency_has_one_floor_in_all_packages() -> None:
+    floors: dict[str, set[str]] = {}
+    for requirement in (requirement for package in PACKAGES for requirement in requirements(package)):
+        if requirement.name not in PACKAGES.values():
+            floors.setdefault(canonicalize_name(requirement.name), set()).add(str(requirement.specifier))
+    assert all(">=" in floor for several in floors.values() for floor in several), floors
+    assert {name: several for name, several in floors.items() if len(several) > 1} == {}
 
 
 def test_no_two_test_files_share_a_name() -> None:
