@@ -271,6 +271,26 @@ def change_entries(entries, name, how, noise):
         entries[".zmetadata"] = json.dumps(told | {"zarr_consolidated_format": 1}).encode()
 
 
+COUNTS = tuple(f"cell_features/{name}" for name in ("cell_id", "data", "indices", "indptr"))
+"""Arrays of the matrix in zarr."""
+TOLD = {
+    "no ids": lambda told: told.pop("feature_ids"),
+    "fewer types": lambda told: told["feature_types"].pop(),
+    "one name more": lambda told: told["feature_keys"].append("ACTB"),
+    "one feature more": lambda told: [
+        told[key].append(f"{key}-more") for key in ("feature_ids", "feature_keys", "feature_types")
+    ],
+    "numbers": lambda told: told.update(feature_ids=[1] * len(told["feature_ids"])),
+    "text": lambda told: told.update(feature_keys="ACTB"),
+    "other cells": lambda told: told.update(number_cells=told["number_cells"] + 1),
+    "other features": lambda told: told.update(number_features=10**12),
+    "twice an id": lambda told: told["feature_ids"].__setitem__(1, told["feature_ids"][0]),
+    "no gene": lambda told: told.update(feature_types=["unassigned_codeword"] * len(told["feature_types"])),
+    "scaled": lambda told: told.update(protein_scaling_factor=-1),
+}
+"""What may be wrong with the names of its features."""
+
+
 def add_entries(entries, key, how, noise):
     """Names beside or above those of the arrays."""
     if how == "in a folder":

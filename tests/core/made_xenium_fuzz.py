@@ -19,9 +19,10 @@ from past_core.synthetic.xenium_versions.arrays import read_archive, write_archi
 
 PARQUET = ("cells.parquet", "cell_boundaries.parquet", "nucleus_boundaries.parquet")
 MATRIX = "cell_feature_matrix.h5"
+MATRIX_ZARR = "cell_feature_matrix.zarr.zip"
 MASKS = "cells.zarr.zip"
 MANIFEST = "experiment.xenium"
-FILES = (MANIFEST, *PARQUET, MATRIX, MASKS, HE, ALIGNMENT)
+FILES = (MANIFEST, *PARQUET, MATRIX, MATRIX_ZARR, MASKS, HE, ALIGNMENT)
 
 ONCE = "nucleus_area_um2", "nucleus_count", "segmentation_method"
 """Columns of the table that no other file repeats."""
@@ -173,9 +174,9 @@ def edit_matrix(bundle: Path):
         yield file
 
 
-def edit_entries(bundle: Path, change) -> None:
+def edit_entries(bundle: Path, change, *, name: str = MASKS) -> None:
     """Writes the zip with the entries that `change(dict)` changes in place."""
-    path = bundle / MASKS
+    path = bundle / name
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     change(entries)
@@ -185,15 +186,15 @@ def edit_entries(bundle: Path, change) -> None:
             archive.writestr(name, content)
 
 
-def edit_arrays(bundle: Path, change) -> None:
+def edit_arrays(bundle: Path, change, *, name: str = MASKS) -> None:
     """Writes the zip with the arrays that `change(dict)` changes in place."""
-    path = bundle / MASKS
+    path = bundle / name
     archive = read_archive(path)
     change(archive.arrays)
     archive.chunks = {
-        name: chunks
-        for name, chunks in archive.chunks.items()
-        if name.startswith("masks/") and archive.arrays.get(name, np.zeros(0)).ndim == 2
+        array: chunks
+        for array, chunks in archive.chunks.items()
+        if array.startswith("masks/") and archive.arrays.get(array, np.zeros(0)).ndim == 2
     }
     path.unlink()
     write_archive(path, archive)

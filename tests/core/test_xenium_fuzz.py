@@ -13,7 +13,10 @@ lie beside the table's centroids by up to 2 µm and a cell's radius, which is wa
 PAST_FUZZ=N runs N times as many examples, and others every time.
 """
 
+import json
 import os
+import shutil
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -25,10 +28,12 @@ from made_xenium_damage import (
     ARRAYS,
     BYTES,
     CHANGES,
+    COUNTS,
     ENTRIES,
     MANGLE,
     PARTS,
     SHAPES,
+    TOLD,
     change_array,
     change_entries,
     change_part,
@@ -40,6 +45,7 @@ from made_xenium_fuzz import (
     MANIFEST,
     MASKS,
     MATRIX,
+    MATRIX_ZARR,
     ONCE,
     PARQUET,
     Damage,
@@ -54,6 +60,7 @@ from made_xenium_fuzz import (
 from past_core.ingest.store import SlideStore
 from past_core.ingest.write import write_store
 from past_core.synthetic.bundle import write_bundle
+from past_core.synthetic.xenium_versions.extras import zarr_matrix
 
 RADIUS_UM = 10.0
 """More than that of any cell."""
@@ -252,6 +259,70 @@ def test_entries(damage, name, how, noise):
         edit_entries(bundle, lambda entries: change_entries(entries, name, how, noise))
         damage.judge(bundle)
         assert not [path for path in bundle.parent.iterdir() if path.name == "outside"]
+
+
+# --- the matrix as a zip of zarr -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def zarr_damage(damage, tmp_path_factory):
+    """The same of a bundle whose only matrix is the zip of zarr."""
+    folder = tmp_path_factory.mktemp("fuzz_zarr")
+    zarr_matrix(shutil.copytree(damage.whole, folder / "whole"))
+    made = Damage(folder / "whole", folder)
+    made.same(damage.reference)
+    yield made
+    assert not folder.joinpath("outside").exists()
+
+
+@examples(50)
+@given(name=st.sampled_from(COUNTS), how=st.sampled_from(SHAPES), seed=st.integers(0, 10**6))
+def test_arrays_of_the_matrix(zarr_damage, name, how, seed):
+    rng = np.random.default_rng(seed)
+    with zarr_damage.copy() as bundle:
+        edit_arrays(bundle, lambda arrays: change_array(arrays, name, how, rng), name=MATRIX_ZARR)
+        # No file says which of a cell's genes a count is of, if two are exchanged whole.
+        exchanged = name.endswith(("data", "indices")) and how in ("swap two", "reverse", "shuffle")
+        zarr_damage.judge(bundle, exchanged=exchanged)
+
+
+@examples(40)
+@given(name=st.sampled_from(COUNTS), how=st.sampled_from(ENTRIES), noise=st.binary(min_size=1, max_size=64))
+def test_entries_of_the_matrix(zarr_damage, name, how, noise):
+    with zarr_damage.copy() as bundle:
+        edit_entries(bundle, lambda entries: change_entries(entries, name, how, noise), name=MATRIX_ZARR)
+        zarr_damage.judge(bundle)
+
+
+@pytest.mark.parametrize("how", TOLD)
+def test_names_of_the_matrix(zarr_damage, how):
+    def change(entries):
+        told = json.loads(entries["cell_features/.zattrs"])
+        TOLD[how](told)
+        entries["cell_features/.zattrs"] = json.dumps(told).encode()
+
+    with zarr_damage.copy() as bundle:
+        edit_entries(bundle, change, name=MATRIX_ZARR)
+        assert zarr_damage.judge(bundle) is None
+
+
+@pytest.mark.parametrize("size", [10**5, 10**7, 2**31, 2**40, 10**30])
+@pytest.mark.parametrize("name", COUNTS)
+def test_sizes_that_the_matrix_claims(zarr_damage, name, size):
+    def claim(entries):
+        described = json.loads(entries[f"{name}/.zarray"])
+        described["shape"][0] = size
+        entries[f"{name}/.zarray"] = json.dumps(described).encode()
+
+    with zarr_damage.copy() as bundle:
+        edit_entries(bundle, claim, name=MATRIX_ZARR)
+        tracemalloc.start()
+        try:
+            assert zarr_damage.judge(bundle) is None
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 2**26
 
 
 # --- the manifest --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import warnings
 
 import numpy as np
@@ -19,7 +20,7 @@ from past_core.ingest.xenium_masks import open_cells
 from past_core.ingest.xenium_outlines import read_outlines
 from past_core.ingest.xenium_tables import read_cells
 from past_core.synthetic.bundle import write_bundle
-from past_core.synthetic.xenium_versions.extras import add_proteins
+from past_core.synthetic.xenium_versions.extras import add_proteins, zarr_matrix
 from past_core.synthetic.xenium_versions.layouts import LAYOUTS
 from past_core.synthetic.xenium_versions.panels import PRIME_CONTROLS, with_custom_genes
 
@@ -71,6 +72,25 @@ def test_every_version_gives_the_same_slide(written, version, text):
     assert found.report["xenium_version"] == LAYOUTS[version].software
     assert found.report["notes"] == []
     assert bundle.joinpath("cells.parquet").exists() != text
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.9", "4.0"])
+def test_the_matrix_of_the_explorer_gives_the_same_slide(written, version, tmp_path):
+    """The zip of zarr alone; where another form is there too, that is read."""
+    options = ONE_NUCLEUS if version < "2" else {"proteins": 3}
+    whole = written(version, **options)
+    expected = read(whole)
+    bundle = shutil.copytree(whole, tmp_path / "b")
+    zarr_matrix(bundle, only=False)
+    assert read(bundle).report["matrix"] == "cell_feature_matrix.h5"
+    zarr_matrix(bundle)
+    assert not list(bundle.glob("cell_feature_matrix*.h5"))
+    found = read(bundle)
+    assert found.report["matrix"] == found.sources["matrix"].name == "cell_feature_matrix.zarr.zip"
+    same_slide(found, expected)
+    assert {**found.report, "matrix": None} == {**expected.report, "matrix": None}
+    if "protein" in expected.table.obsm:
+        pd.testing.assert_frame_equal(found.table.obsm["protein"], expected.table.obsm["protein"])
 
 
 @pytest.mark.parametrize("version", ["2.0", "3.0", "4.0"])

@@ -135,6 +135,7 @@ def read_bundle(
     report: dict[str, Any] = {
         "xenium_version": experiment.version_text,
         "panel": experiment.panel,
+        "matrix": files.matrix.name,
         "cells": len(cells),
         "cells_without_mask": places.without_mask,
         "cells_mask_table_disagree": places.disagree,

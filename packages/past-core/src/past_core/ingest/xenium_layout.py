@@ -12,6 +12,7 @@ EXPERIMENT = "experiment.xenium"
 MASKS = "cells.zarr.zip"
 MATRIX = "cell_feature_matrix.h5"
 MATRIX_FOLDER = "cell_feature_matrix"
+MATRIX_ZARR = "cell_feature_matrix.zarr.zip"
 TABLES = ("cells", "cell_boundaries", "nucleus_boundaries")
 SUFFIXES = (".parquet", ".csv.gz", ".csv")
 """Of a table, the first that is there is read."""
@@ -24,7 +25,7 @@ class BundleFiles:
     Attributes:
         experiment: The manifest.
         cells: The table of cells.
-        matrix: The counts: an HDF5 file, or the folder with matrix.mtx.gz.
+        matrix: The counts: an HDF5 file, the folder with matrix.mtx.gz, or the zip of zarr.
         masks: cells.zarr.zip, or None.
         cell_boundaries: Outlines of the cells, or None.
         nucleus_boundaries: Outlines of the nuclei, or None.
@@ -70,7 +71,8 @@ def find_files(bundle: Path) -> BundleFiles:
             f"{experiment} not found: expected the manifest of a Xenium output bundle{hint}"
         )
     tables = {name: _table(bundle, name) for name in TABLES}
-    if tables["cells"] is None:
+    cells = tables.pop("cells")
+    if cells is None:
         raise BundleNotFoundError(
             f"{bundle / 'cells.parquet'} not found, nor cells.csv.gz: expected the table of cells of the "
             "output bundle; copy it from the instrument's output"
@@ -80,7 +82,8 @@ def find_files(bundle: Path) -> BundleFiles:
         experiment=experiment,
         matrix=_matrix(bundle),
         masks=masks if masks.is_file() else None,
-        **tables,  # type: ignore[arg-type]  (cells was found)
+        cells=cells,
+        **tables,
     )
 
 
@@ -94,11 +97,11 @@ def _matrix(bundle: Path) -> Path:
         return bundle / MATRIX
     if any((folder / f"matrix.mtx{end}").is_file() for end in (".gz", "")):
         return folder
-    packed = [
-        name for name in (f"{MATRIX_FOLDER}.tar.gz", f"{MATRIX_FOLDER}.zarr.zip") if (bundle / name).is_file()
-    ]
-    hint = f" ({', '.join(packed)} is there, but not read; unpack a .tar.gz beside it)" if packed else ""
+    if (bundle / MATRIX_ZARR).is_file():
+        return bundle / MATRIX_ZARR
+    packed = bundle / f"{MATRIX_FOLDER}.tar.gz"
+    hint = f" ({packed.name} is there, but not read; unpack it beside it)" if packed.is_file() else ""
     raise BundleNotFoundError(
-        f"{bundle / MATRIX} not found, nor {MATRIX_FOLDER}/matrix.mtx.gz: expected the 10x count matrix of "
-        f"the output bundle{hint}"
+        f"{bundle / MATRIX} not found, nor {MATRIX_FOLDER}/matrix.mtx.gz or {MATRIX_ZARR}: expected the 10x "
+        f"count matrix of the output bundle{hint}"
     )

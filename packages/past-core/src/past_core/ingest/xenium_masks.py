@@ -1,36 +1,26 @@
 """cells.zarr.zip of a Xenium bundle: ids, owners of the labels, and centroids from the raster masks."""
 
-import json
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import zarr
 
-from past_core.ingest.xenium_files import AGAIN, BundleError, named_after, open_zip
+from past_core.ingest.xenium_files import AGAIN, BundleError
+from past_core.ingest.xenium_zarr import ZarrZip, open_zarr
 
 NUCLEUS, CELL = 0, 1
 """Names of the masks and polygon sets."""
 
-MAX_CHUNK = 2**30
-"""Largest chunk in bytes that is decoded in one piece."""
 MAX_PIXELS = 2**36
 """Largest mask in pixels; the instrument's largest region has about 2**33."""
-MAX_METADATA = 2**22
-"""Largest piece of metadata in bytes."""
 MAX_LABEL = 2**31
 NO_OWNER = 2**32 - 1
 """Stands for the cell of a nucleus that has none."""
 
 Layout = Literal["polygon_sets", "seg_mask_value", "plain"]
-
-_METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata")
-
-# A zarr array may name any codec, Pickle among them; only these run, and only on numbers.
-_COMPRESSORS = {None, "blosc", "gzip", "lz4", "zlib", "zstd"}
 
 
 class MaskCentroids(NamedTuple):
@@ -46,7 +36,7 @@ class MaskCentroids(NamedTuple):
     n_pixels: np.ndarray
 
 
-class CellsZarr:
+class CellsZarr(ZarrZip):
     """An open cells.zarr.zip; see `open_cells`.
 
     Args:
@@ -63,27 +53,15 @@ class CellsZarr:
     """
 
     def __init__(self, path: Path, archive: zipfile.ZipFile):
-        self.path = path
-        self._archive = archive
-        self._entries = {info.filename: info for info in archive.infolist()}
-        for name, info in self._entries.items():
-            if name.endswith(_METADATA) and info.file_size > MAX_METADATA:
-                raise BundleError(f"{path}: {name} claims {info.file_size} bytes")
-        # Consolidated metadata would be a second description of each array, past the one that is checked.
-        store = zarr.storage.ZipStore(path, mode="r")
-        self._root = zarr.open_group(store, mode="r", zarr_format=2, use_consolidated=False)
+        super().__init__(path, archive)
         self.layout: Layout = self._sniff()
-
-    def close(self) -> None:
-        """Lets go of the file."""
-        self._root.store.close()
 
     def _sniff(self) -> Layout:
         if "polygon_sets" in self:
             return "polygon_sets"
         if "seg_mask_value" in self:
             return "seg_mask_value"
-        shape = self._described("cell_id")["shape"]
+        shape = self.described("cell_id")["shape"]
         if len(shape) == 1 or shape[1:] == [1]:
             return "plain"
         raise BundleError(
@@ -91,83 +69,10 @@ class CellsZarr:
             "but ids of two parts: no known layout"
         )
 
-    def __contains__(self, name: str) -> bool:
-        return f"{name}/.zarray" in self._entries or f"{name}/.zgroup" in self._entries
-
-    def _described(self, name: str) -> dict[str, Any]:
-        """The metadata of an array.
-
-        Raises:
-            BundleError: There is none, or it describes something else.
-        """
-        entry = self._entries.get(f"{name}/.zarray")
-        if entry is None:
-            raise BundleError(f"{self.path} has no array {name!r}; {AGAIN}")
-        described = json.loads(self._archive.read(entry))
-        if not isinstance(described, dict) or not all(
-            isinstance(described.get(key), list)
-            and all(type(size) is int and 0 <= size < 2**48 for size in described[key])
-            for key in ("shape", "chunks")
-        ):
-            raise BundleError(f"{self.path}: {entry.filename} does not describe an array")
-        return described
-
-    def array(self, name: str, *, ndim: int) -> zarr.Array:
-        """Opens an array of numbers.
-
-        Raises:
-            BundleError: It is missing, not of numbers, of other dimensions, or in chunks too large to decode.
-        """
-        described = self._described(name)
-        codec = described.get("compressor")
-        compressor = codec.get("id") if isinstance(codec, dict) else codec
-        dtype = np.dtype(described["dtype"]) if isinstance(described.get("dtype"), str) else np.dtype(object)
-        if described.get("filters") or compressor not in _COMPRESSORS or dtype.kind not in "uif":
-            raise BundleError(
-                f"{self.path}: array {name!r} of {dtype} with codec {compressor!r} and filters "
-                f"{described.get('filters')!r} is not read; expected plain numbers"
-            )
-        chunks, shape = described["chunks"], described["shape"]
-        size = np.prod(chunks, dtype=float) * dtype.itemsize
-        if len(shape) != ndim or len(chunks) != ndim or min([*shape, *chunks]) < 1 or size > MAX_CHUNK:
-            raise BundleError(
-                f"{self.path}: array {name!r} has shape {shape} in chunks of {chunks}; expected {ndim}D in "
-                f"chunks of at most {MAX_CHUNK} bytes"
-            )
-        for entry in self._entries.values():
-            if entry.filename.startswith(f"{name}/") and entry.file_size > max(2 * size, MAX_METADATA):
-                raise BundleError(
-                    f"{self.path}: {entry.filename} claims {entry.file_size} bytes for a chunk of {size:.0f}"
-                )
-        found = self._root[name]
-        if not isinstance(found, zarr.Array) or list(found.shape) != shape or list(found.chunks) != chunks:
-            raise BundleError(f"{self.path}: {name!r} is described twice; {AGAIN}")
-        return found
-
-    def values(self, name: str, *, ndim: int, rows: int | None = None) -> np.ndarray:
-        """Reads a small array whole.
-
-        Args:
-            name: Its path.
-            ndim: Its number of dimensions.
-            rows: Its length, where known.
-
-        Raises:
-            BundleError: As `array`, or of another length.
-        """
-        array = self.array(name, ndim=ndim)
-        if rows is not None and array.shape[0] != rows:
-            raise BundleError(
-                f"{self.path}: array {name!r} has {array.shape[0]} rows, expected {rows} (cells)"
-            )
-        if array.nbytes > MAX_CHUNK:
-            raise BundleError(f"{self.path}: array {name!r} of shape {array.shape} is too large")
-        return np.asarray(array[...])
-
     def cell_ids(self, n_cells: int) -> np.ndarray:
         """(N,) ids as strings; whole-number ids in decimal."""
         if self.layout == "plain":
-            ndim = len(self._described("cell_id")["shape"])
+            ndim = len(self.described("cell_id")["shape"])
             return self.values("cell_id", ndim=ndim, rows=n_cells).ravel().astype(str).astype(object)
         pairs = self.values("cell_id", ndim=2, rows=n_cells)
         if pairs.shape[1] != 2 or pairs.dtype.kind not in "ui":
@@ -212,7 +117,7 @@ class CellsZarr:
 
     def _whole(self, name: str, rows: int | None = None) -> np.ndarray:
         """(n,) int64 of an array of whole numbers."""
-        ndim = len(self._described(name)["shape"])
+        ndim = len(self.described(name)["shape"])
         values = self.values(name, ndim=ndim, rows=rows)
         if values.dtype.kind not in "ui" or values.size != len(values):
             raise BundleError(
@@ -225,7 +130,7 @@ class CellsZarr:
         mask = self.array(f"masks/{kind}", ndim=2)
         height, width = mask.shape
         n_chunks = -(-height // mask.chunks[0]) * -(-width // mask.chunks[1])
-        stored = sum(1 for name in self._entries if name.startswith(f"masks/{kind}/"))
+        stored = self.stored(f"masks/{kind}")[0]
         # Chunks of nothing but background may be left out, but hardly all of them.
         if mask.dtype.kind not in "ui" or height * width > MAX_PIXELS or n_chunks > 1000 * max(stored, 1):
             raise BundleError(
@@ -304,25 +209,14 @@ def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nd
     return label[kept].astype(np.int64), row, column, length[kept]
 
 
-@contextmanager
-def open_cells(path: Path) -> Iterator[CellsZarr]:
+def open_cells(path: Path) -> AbstractContextManager[CellsZarr]:
     """Opens cells.zarr.zip in place.
 
     Raises:
         BundleNotFoundError: The file is not there.
         BundleError: No zip, truncated, damaged, or no zarr of format 2 in it.
     """
-    with open_zip(path, "the masks and ids of the cells") as archive:
-        if ".zgroup" not in archive.namelist():
-            below = sorted({name.split("/")[0] for name in archive.namelist() if name.endswith("/.zgroup")})
-            hint = f"; it holds one in the folder {below[0]!r}: zip that folder's content" if below else ""
-            raise BundleError(f"{path} holds no zarr group of format 2 at its root{hint}")
-        with named_after(path, "a whole cells.zarr.zip"):
-            cells = CellsZarr(path, archive)
-            try:
-                yield cells
-            finally:
-                cells.close()
+    return open_zarr(path, "the masks and ids of the cells", CellsZarr)
 
 
 def cell_id_strings(pairs: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The 10x count matrix of a Xenium bundle, from HDF5 or the Matrix Market folder."""
+"""The 10x count matrix of a Xenium bundle, from HDF5, the Matrix Market folder, or the zip of zarr."""
 
 import gzip
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Matrix(NamedTuple):
 
 
 def read_matrix(path: Path, n_cells: int) -> Matrix:
-    """Reads cell_feature_matrix.h5, or the folder cell_feature_matrix.
+    """Reads cell_feature_matrix.h5, the folder cell_feature_matrix, or cell_feature_matrix.zarr.zip.
 
     Sizes are checked before anything of that size is read.
 
@@ -50,7 +50,13 @@ def read_matrix(path: Path, n_cells: int) -> Matrix:
         BundleNotFoundError: A file is not there.
         BundleError: Truncated, parts missing or of sizes that do not fit, or indices out of range.
     """
-    return _read_folder(path, n_cells) if path.is_dir() else _read_hdf5(path, n_cells)
+    if path.is_dir():
+        return _read_folder(path, n_cells)
+    if path.suffix == ".zip":
+        from past_core.ingest.xenium_matrix_zarr import read_zarr_matrix
+
+        return read_zarr_matrix(path, n_cells)
+    return _read_hdf5(path, n_cells)
 
 
 def _read_hdf5(path: Path, n_cells: int) -> Matrix:
@@ -61,7 +67,7 @@ def _read_hdf5(path: Path, n_cells: int) -> Matrix:
         labels = {name: dataset(group["features"], name, path) for name in ("id", "name", "feature_type")}
         n_features = labels["id"].size
         shape = tuple(parts["shape"][:2].tolist()) if parts["shape"].size == 2 else parts["shape"].shape
-        _same_number(path, parts["barcodes"].size, n_cells)
+        same_number(path, parts["barcodes"].size, n_cells)
         stored = parts["data"].size
         fits = (
             n_features <= MAX_FEATURES
@@ -79,33 +85,55 @@ def _read_hdf5(path: Path, n_cells: int) -> Matrix:
         features = pd.DataFrame({name: _text(label) for name, label in labels.items()})
         barcodes = _text(parts["barcodes"])
         scale = _scale(file, path)
-    if (
-        int(indptr[0]) != 0
-        or int(indptr[-1]) != stored
-        or (indptr[1:] < indptr[:-1]).any()
-        or (stored and not 0 <= int(indices.min()) <= int(indices.max()) < n_features)
-    ):
-        raise BundleError(
-            f"{path}: /matrix/indptr or /matrix/indices point outside the matrix; the file is damaged"
-        )
-    indices, indptr = indices.astype(np.int64), indptr.astype(np.int64)
-    counts = csr_matrix((data, indices, indptr), shape=(n_cells, n_features))
-    _no_repeats(path, indices, indptr)
+    check_entries(path, "matrix", data, indices, indptr, n_features)
+    counts = csr_matrix(
+        (data, indices.astype(np.int64), indptr.astype(np.int64)), shape=(n_cells, n_features)
+    )
     return Matrix(counts, features, barcodes, scale)
 
 
-def _no_repeats(path: Path, indices: np.ndarray, indptr: np.ndarray) -> None:
+def check_entries(
+    path: Path, group: str, data: np.ndarray, indices: np.ndarray, indptr: np.ndarray, columns: int
+) -> None:
+    """Checks the arrays of a compressed matrix.
+
+    Args:
+        path: The file, for messages.
+        group: Where in it they are.
+        data: (E,) values.
+        indices: (E,) columns of the values.
+        indptr: (rows + 1,) where each row begins.
+        columns: Number of columns.
+
+    Raises:
+        BundleError: They do not fit, point outside the matrix, or store an entry twice.
+    """
+    stored = len(data)
+    if (
+        len(indices) != stored
+        or int(indptr[0]) != 0
+        or int(indptr[-1]) != stored
+        or (indptr[1:] < indptr[:-1]).any()
+        or (stored and not 0 <= int(indices.min()) <= int(indices.max()) < columns)
+    ):
+        raise BundleError(
+            f"{path}: /{group}/indptr or /{group}/indices point outside the matrix; the file is damaged"
+        )
+    _no_repeats(path, group, indices.astype(np.int64), indptr.astype(np.int64))
+
+
+def _no_repeats(path: Path, group: str, indices: np.ndarray, indptr: np.ndarray) -> None:
     """Refuses an entry that occurs twice, which would be summed: the instrument writes each once."""
-    cell = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    backwards = np.flatnonzero((np.diff(indices) <= 0) & (np.diff(cell) == 0))
+    row = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    backwards = np.flatnonzero((np.diff(indices) <= 0) & (np.diff(row) == 0))
     if not backwards.size:
         return
-    order = np.lexsort((indices, cell))
-    same = (np.diff(indices[order]) == 0) & (np.diff(cell[order]) == 0)
+    order = np.lexsort((indices, row))
+    same = (np.diff(indices[order]) == 0) & (np.diff(row[order]) == 0)
     if same.any():
         at = order[np.flatnonzero(same)[0]]
         raise BundleError(
-            f"{path}: feature {indices[at]} of cell {cell[at]} is stored twice; the file is damaged"
+            f"{path}: entry {indices[at]} of row {row[at]} of /{group} is stored twice; the file is damaged"
         )
 
 
@@ -124,7 +152,12 @@ def _text(values: h5py.Dataset) -> np.ndarray:
     )
 
 
-def _same_number(path: Path, found: int, n_cells: int) -> None:
+def same_number(path: Path, found: int, n_cells: int) -> None:
+    """Refuses a matrix of another number of cells.
+
+    Raises:
+        BundleError: It has.
+    """
     if found != n_cells:
         raise BundleError(
             f"{path}: the matrix has {found} barcodes but the table of cells has {n_cells} rows; "
@@ -137,7 +170,7 @@ def _read_folder(folder: Path, n_cells: int) -> Matrix:
     ids, names, kinds = _lines(folder, "features.tsv", 3)
     features = pd.DataFrame({"id": ids, "name": names, "feature_type": kinds})
     path = _packed(folder, "matrix.mtx")
-    _same_number(path, len(barcodes), n_cells)
+    same_number(path, len(barcodes), n_cells)
     with named_after(path, "a whole Matrix Market file"), _open(path) as text:
         banner = text.readline(1000).decode("ascii").split()
         if banner[:3] != ["%%MatrixMarket", "matrix", "coordinate"] or banner[4:] != ["general"]:

@@ -46,8 +46,8 @@ def contradiction(
     share = glass_share(slide, frame.to_he(_sampled(nuclei.cells_um)))
     if share > GLASS_SHARE:
         return (
-            f"{share:.0%} of the cells lie on glass or beside the H&E: keypoints or matrix are of another image "
-            "or another place"
+            f"{share:.0%} of the cells lie on glass or beside the H&E: keypoints or matrix are of another "
+            "image or another place"
         )
     against = shown = 0
     for window in windows:

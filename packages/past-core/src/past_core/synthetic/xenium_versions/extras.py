@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import h5py
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from past_core.synthetic.bundle_tables import write_matrix, write_parquet
-from past_core.synthetic.xenium_versions.arrays import read_archive, write_archive
+from past_core.synthetic.xenium_versions.arrays import CellsArchive, read_archive, write_archive
 
 APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(58)
 """The header of the files in which macOS keeps attributes on other file systems."""
@@ -62,6 +63,46 @@ def text_only(directory: Path) -> None:
     for name in ("cells", "transcripts", "cell_boundaries", "nucleus_boundaries"):
         (directory / f"{name}.parquet").unlink()
     (directory / "cell_feature_matrix.h5").unlink()
+
+
+def zarr_matrix(directory: Path, *, only: bool = True) -> None:
+    """Writes the matrix as cell_feature_matrix.zarr.zip, by feature, with the sum over genes as its last row.
+
+    Args:
+        directory: The bundle.
+        only: Remove the other forms of the matrix.
+    """
+    counts, features, barcodes = _read_matrix(directory / "cell_feature_matrix.h5")
+    genes = (features["feature_type"] == "Gene Expression").to_numpy()
+    total = sparse.csr_matrix(counts[:, np.flatnonzero(genes)].sum(axis=1).astype(np.int64))
+    by_feature = sparse.hstack([counts, total]).T.tocsr()
+    by_feature.sort_indices()
+    kinds = ["_".join(kind.lower().split()) for kind in features["feature_type"]]
+    short = {"gene_expression": "gene", "protein_expression": "protein"}
+    attributes = {
+        "major_version": 3,
+        "minor_version": 0,
+        "number_cells": len(barcodes),
+        "number_features": by_feature.shape[0],
+        "feature_keys": [*features["name"], "Total transcripts"],
+        "feature_ids": [*features["id"], "Total transcripts"],
+        "feature_types": [*(short.get(kind, kind) for kind in kinds), "aggregate_gene"],
+    }
+    with h5py.File(directory / "cell_feature_matrix.h5") as file:
+        if "protein_scaling_factor" in file.attrs:
+            attributes["protein_scaling_factor"] = float(file.attrs["protein_scaling_factor"])
+    arrays = {
+        "cell_features/cell_id": read_archive(directory / "cells.zarr.zip").arrays["cell_id"],
+        "cell_features/data": by_feature.data.astype(np.uint32),
+        "cell_features/indices": by_feature.indices.astype(np.uint32),
+        "cell_features/indptr": by_feature.indptr.astype(np.uint32),
+    }
+    chunks = {f"cell_features/{name}": (4096,) for name in ("data", "indices")}
+    archive = CellsArchive({}, arrays, {}, chunks, {"cell_features": attributes})
+    write_archive(directory / "cell_feature_matrix.zarr.zip", archive)
+    if only:
+        (directory / "cell_feature_matrix.h5").unlink()
+        shutil.rmtree(directory / "cell_feature_matrix", ignore_errors=True)
 
 
 def add_proteins(directory: Path, *, seed: int, number: int = len(PROTEINS)) -> pd.DataFrame:
