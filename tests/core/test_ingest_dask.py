@@ -39,7 +39,7 @@ def cluster_of(workers):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with LocalCluster(
-            n_workers=workers, processes=True, threads_per_worker=1, dashboard_address=None
+            n_workers=workers, processes=True, threads_per_worker=1, dashboard_address="127.0.0.1:0"
         ) as cluster:
             yield cluster
 

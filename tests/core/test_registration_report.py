@@ -121,7 +121,8 @@ def test_past_register(past, tmp_path):
     report = json.loads((out / "report.json").read_text())
     np.testing.assert_array_equal(found, report["matrix_px"])
     assert report["given_matrix"]["farthest_um"] < 3
-    assert min(Image.open(out / "residuals.png").size) > 500
+    with Image.open(out / "residuals.png") as picture:
+        assert min(picture.size) > 500
     status, _, stderr = past(*command)
     assert status == 1
     assert "--overwrite" in stderr

@@ -86,7 +86,8 @@ def test_film_fits_resumes_tests_and_predicts(lightning: Run, tmp_path: Path) ->
     batch = next(iter(tested.datamodule.test_dataloader()))
     made = model(batch.he, batch.embedding, "er").numpy()
     for index, image in zip(batch.index.tolist(), made, strict=True):
-        written = np.asarray(Image.open(folder / "predictions" / "P13" / f"er_{index:06}.png"))
+        with Image.open(folder / "predictions" / "P13" / f"er_{index:06}.png") as file:
+            written = np.asarray(file)
         assert np.abs(written.astype(int) - np.moveaxis(image, 0, -1)).max() <= 1
 
     with pytest.raises(GeneratorMismatchError, match="conditioned by demo"):

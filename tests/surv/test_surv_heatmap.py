@@ -252,7 +252,8 @@ def test_a_patient_of_two_slides(paths: Made, tmp_path: Path) -> None:
     for row in table.itertuples():
         # Tile k of the slide is one grey, so that a picture says which tile it is.
         assert (row.x, row.y) == ((row.patch % 4 + 0.5) * TILE, (row.patch // 4 + 0.5) * TILE)
-        picture = np.asarray(Image.open(out.with_name("s0-patches") / row.file))
+        with Image.open(out.with_name("s0-patches") / row.file) as file:
+            picture = np.asarray(file)
         assert picture.shape == (224, 224, 3)
         assert np.median(picture) == 100 + 8 * row.patch
     assert len(list(out.with_name("s0-patches").iterdir())) == 6

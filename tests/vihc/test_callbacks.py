@@ -59,7 +59,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pl.Trainer, FiL
 
 def test_panel_is_drawn_of_fixed_tiles(run: tuple) -> None:
     folder, trainer, _, data = run
-    assert Image.open(folder / "panels.png").width > 200
+    with Image.open(folder / "panels.png") as image:
+        assert image.width > 200
     panel = next(c for c in trainer.callbacks if isinstance(c, StainPanel))
     fixed, batches = panel._fixed, list(data.val_dataloader())
     assert fixed.case == ["case 100", "case 100", "case 101"]
@@ -96,9 +97,10 @@ def test_predictions_are_images_by_case(run: tuple) -> None:
         p.relative_to(folder / "predictions").as_posix() for p in folder.rglob("predictions/*/*.png")
     )
     assert found == [f"case_{100 + i // 2}/er_{i:06d}.png" for i in range(4)]
-    image = np.asarray(Image.open(folder / "predictions" / found[0]))
+    with Image.open(folder / "predictions" / found[0]) as image:
+        made = np.asarray(image)
     expected = task.translate(data.batch(100))[0]
-    np.testing.assert_array_equal(image.transpose(2, 0, 1), expected)
+    np.testing.assert_array_equal(made.transpose(2, 0, 1), expected)
 
 
 def test_without_checkpoints_the_last_weights_are_exported(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import logging
 import math
 import struct
 import threading
+import weakref
 import zlib
 from collections import OrderedDict
 from pathlib import Path
@@ -83,6 +84,8 @@ class TiffSlide(Slide):
         except DAMAGE as error:
             self._tiff.close()
             raise SlideError(f"{path}: damaged or truncated TIFF: {error!r}") from error
+        # A slide that is dropped unclosed, as on the way of an error, holds its file no longer than it lives.
+        weakref.finalize(self, self._tiff.close).atexit = False
         self._lock = threading.Lock()
         self._cache: OrderedDict[tuple[int, int, int], np.ndarray | None] = OrderedDict()
         self._cached = 0
