@@ -58,7 +58,7 @@ TASK = Task(
         at_most("details", "outcomes", "encoder=demo", "apart", times=50.0),
     ),
     wanted=(
-        *encoders("uni", "conch", label="{}", run="past embed SLIDE.zarr --checkpoint {} -o cells.h5ad"),
+        *encoders("uni", "conch", label="{}", run="past embed SLIDE.zarr --encoder {} -o cells.h5ad"),
     ),
 )
 

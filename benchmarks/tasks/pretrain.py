@@ -38,7 +38,7 @@ TASK = Task(
         Metric("min", "lower", unit="minutes of training"),
     ),
     plot=Plot("image>cell", mark=1.0, log=True),
-    wanted=(published("published", "past embed SLIDE.zarr -c published.safetensors -o slide.h5ad"),),
+    wanted=(published("published", "past embed SLIDE.zarr -e published.safetensors -o slide.h5ad"),),
     tracked=(
         at_least("details", "outcomes", "similarity targets, centred heads", "pooled", share=0.5),
         near("details", "outcomes", "similarity targets, centred heads, no morphology", "pooled", within=0.6),

@@ -130,7 +130,7 @@ def test_bad_input_is_refused_in_words(slide: Path, model: Path, tmp_path: Path)
     refused(r"overlap 0\.7", slide, *words, "--overlap", 0.7)
     refused("one of these suffixes", slide, "-o", tmp_path / "x.png", "-m", model, "--stain", "er")
     refused("give a slide, or --sheet", *words)
-    refused("are for a sheet", slide, *words, "--workers", 2)
+    refused("are for a sheet", slide, *words, "--jobs", 2)
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))
     assert past(unknown, *words, "--mpp", 0.5)[0] == 0
@@ -180,12 +180,12 @@ def test_a_sheet_on_dask(slide: Path, model: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "slides.csv"
     sheet.write_text(f"path,name\n{slide},one\nnone.tif,two\n{slide},three\n")
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster),
     ):
         address = cluster.scheduler_address
         code, said, _ = past(
-            "--sheet", sheet, "-o", tmp_path / "out", "-m", model, "--stain", "er", "--scheduler", address
+            "--sheet", sheet, "-o", tmp_path / "out", "-m", model, "--stain", "er", "--dask", address
         )
     assert code == 1
     assert "2 done, 0 skipped, 1 failed" in said
@@ -200,7 +200,7 @@ def test_without_dask_a_sheet_says_what_to_install(
     sheet = tmp_path / "slides.csv"
     sheet.write_text(f"path\n{slide}\n")
     words = ("--sheet", sheet, "-o", tmp_path / "out", "-m", model, "--stain", "er")
-    refused(r"pip install past-vihc\[dask\]", *words, "--workers", 2)
+    refused(r"pip install past-vihc\[dask\]", *words, "--jobs", 2)
     assert past(*words)[0] == 0
 
 

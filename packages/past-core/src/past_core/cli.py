@@ -1,36 +1,26 @@
 """The two commands: `lightning` trains, `past` does everything else."""
 
-import importlib
-import keyword
 import logging
+import platform
 import sys
 import warnings
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import TYPE_CHECKING
 
 import typer
 
+from past_core.commands.claim import claims
+from past_core.commands.verbs import add_verbs
 from past_core.errors import PastError
 
 if TYPE_CHECKING:
     from lightning.pytorch.cli import LightningCLI
 
-VERBS = (
-    "demo",
-    "register",
-    "ingest",
-    "view",
-    "catalogue",
-    "qc",
-    "info",
-    "summary",
-    "plan",
-    "embed",
-    "export",
-    "import",
-    "encoders",
-)
-"""Verbs of past-core: `past_core.commands.VERB` holds a function of the same name (`import_` for import)."""
+VERBS = {
+    "Slides": ("demo", "register", "ingest", "qc", "view", "info", "summary", "catalogue"),
+    "Encoders and training": ("encoders", "embed", "plan", "export", "import"),
+}
+"""Verbs of past-core by the title they stand under in `past --help`."""
 
 COMMANDS_GROUP = "past.commands"
 """Entry-point group through which the sibling packages add their verbs: `register(app)`."""
@@ -40,25 +30,45 @@ def build_app() -> typer.Typer:
     """Assembles `past`: past-core's verbs and those of every installed sibling package."""
     app = typer.Typer(
         name="past",
-        help="PAST: single cells from histology and spatial transcriptomics.",
+        help="PAST: single cells from histology and spatial transcriptomics. "
+        "`past VERB --help` says what a verb takes and gives; `lightning fit` trains.",
         no_args_is_help=True,
         rich_markup_mode="markdown",
         pretty_exceptions_enable=False,
     )
 
     @app.callback()
-    def options(*, verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every step.")) -> None:
+    def options(
+        context: typer.Context,
+        *,
+        verbose: bool = typer.Option(False, "--verbose", "-v", help="Log every step: past -v VERB ..."),
+        version: bool = typer.Option(
+            False, "--version", callback=_show_versions, is_eager=True, help="Show the installed versions."
+        ),
+    ) -> None:
+        context.with_resource(claims())
         logging.basicConfig(
             level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(message)s"
         )
 
-    for verb in VERBS:
-        name = f"{verb}_" if keyword.iskeyword(verb) else verb
-        module = importlib.import_module(f"past_core.commands.{name}")
-        app.command(name=verb)(getattr(module, name))
+    for panel, verbs in VERBS.items():
+        add_verbs(app, "past_core.commands", verbs, panel=panel)
     for entry_point in sorted(entry_points(group=COMMANDS_GROUP), key=lambda point: point.name):
         entry_point.load()(app)
     return app
+
+
+def _show_versions(wanted: bool) -> None:
+    """Prints the versions of what is installed, and ends."""
+    if not wanted:
+        return
+    for name in ("past-core", "past-genex", "past-vihc", "past-surv", "torch"):
+        try:
+            typer.echo(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            typer.echo(f"{name} is not installed")
+    typer.echo(f"Python {platform.python_version()}")
+    raise typer.Exit
 
 
 def past_main() -> None:
@@ -69,6 +79,17 @@ def past_main() -> None:
     except PastError as error:
         typer.secho(f"Error: {error}", err=True, fg="red")
         sys.exit(1)
+    except OSError as error:
+        # The system's own word on a file or a disk, that no verb foresaw: a share that went away, for one.
+        logging.getLogger(__name__).info("where it happened:", exc_info=True)
+        typer.secho(f"Error: {_named(error)} (past -v VERB ... says where)", err=True, fg="red")
+        sys.exit(1)
+
+
+def _named(error: OSError) -> str:
+    """What the system said, with the file where it named one."""
+    what = error.strerror or str(error) or type(error).__name__
+    return what if error.filename is None else f"{error.filename}: {what}"
 
 
 def run_lightning(args: list[str] | None = None) -> "LightningCLI":

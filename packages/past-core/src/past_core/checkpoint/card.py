@@ -95,7 +95,7 @@ features = encoder(patches)  # (B, 3, {size}, {size}) uint8 at {image.mpp:g} µm
 ```
 
 A hub model is pinned by its commit: `load_model("OWNER/NAME", revision="<commit>")`. On the command line:
-`past embed SLIDE.svs --checkpoint {name} -o tiles.h5ad`. `model.safetensors` holds the weights and the
+`past embed SLIDE.svs --encoder {name} -o tiles.h5ad`. `model.safetensors` holds the weights and the
 gene means, `config.json` the configuration, `vocabulary.json` the genes; no file holds code."""
 
 

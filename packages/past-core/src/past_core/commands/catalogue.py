@@ -5,6 +5,15 @@ from typing import Annotated
 
 import typer
 
+COMPLETIONS = {
+    "species": ("human", "mouse"),
+}
+EXAMPLES = {
+    "past catalogue --cancer breast": "prints the breast cancers",
+    "past catalogue --cancer any --root downloads -o sheet.csv": "a sheet for past ingest",
+    "past catalogue --hest HEST_v1_1_0.csv --species human": "HEST-1k's Xenium entries",
+}
+
 
 def catalogue(
     *,
@@ -12,7 +21,7 @@ def catalogue(
         Path | None, typer.Option("--output", "-o", help="Sheet (.csv, .tsv) to write for `past ingest`.")
     ] = None,
     root: Annotated[
-        str, typer.Option(help="Folder where the downloads will lie. Default: the sheet's own.")
+        str, typer.Option(help="Folder where the downloads will lie. [default: the sheet's own]")
     ] = "",
     hest: Annotated[
         Path | None,
@@ -24,10 +33,10 @@ def catalogue(
     ] = None,
     species: Annotated[str | None, typer.Option(help="Only human or mouse.")] = None,
 ) -> None:
-    """Lists public Xenium slides that have an H&E image: organ, cancer, panel, licence, where to get them.
+    """Lists public Xenium slides with H&E, as a sheet for ingest.
 
-    Nothing is downloaded. With -o it writes the sheet for `past ingest SHEET.csv -o FOLDER --missing skip`,
-    which takes what has been downloaded so far:
+    Organ, cancer, panel, licence and where to get them. Nothing is downloaded. With -o it writes the sheet
+    for `past ingest SHEET.csv -o FOLDER --missing skip`, which takes what has been downloaded so far:
 
     * the vendor's slides: into ROOT/SLIDE the unpacked output bundle (the page's "Xenium Output Bundle"), and
       under their own names the H&E image and its alignment (...he_image.ome.tif, ...he_imagealignment.csv)

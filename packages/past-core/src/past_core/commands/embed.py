@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rich.progress import Progress, TaskID
+
+    from past_core.remote import Location
 
 
 class SpaceChoice(StrEnum):
@@ -38,15 +40,27 @@ class SideChoice(StrEnum):
     both = "both"
 
 
+HELP_PANELS = {
+    "The encoder": ("space", "cells", "weights", "download"),
+    "Tiles of an image": ("mpp", "tile_um", "min_tissue"),
+}
+EXAMPLES = {
+    "past embed P1.zarr -e demo -o cells.h5ad": "every cell of a slide store",
+    "past embed SLIDE.svs -e uni -o tiles.h5ad": "every tissue tile of an image",
+    "past embed SHEET.csv -e runs/pretrain -o vectors/": "many slides, by an encoder of your own",
+}
+FORMER_NAMES = {"--checkpoint": "--encoder", "-c": "-e"}
+
+
 def embed(
     source: Annotated[
         Path,
         typer.Argument(help=f"A slide store, an image ({IMAGES}), or a sheet (CSV)."),
     ],
-    checkpoint: Annotated[
+    encoder: Annotated[
         str,
         typer.Option(
-            "--checkpoint", "-c", help="A checkpoint's path, or an encoder's name (past encoders lists them)."
+            "--encoder", "-e", help="An encoder's name (past encoders lists them), or a checkpoint."
         ),
     ],
     output: Annotated[
@@ -66,7 +80,7 @@ def embed(
     ] = None,
     tile_um: Annotated[
         float | None,
-        typer.Option(help="Distance between tiles of an image in µm; by default the encoder's field."),
+        typer.Option(help="Distance between tiles of an image in µm. [default: the encoder's field]"),
     ] = None,
     min_tissue: Annotated[float, typer.Option(help="Least share of tissue in a tile.", min=0, max=1)] = 0.25,
     batch_size: Annotated[int, typer.Option(help="Patches at a time.", min=1)] = 64,
@@ -83,11 +97,12 @@ def embed(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
 ) -> None:
-    """Embeds every cell of a slide store, or every tissue tile of an image.
+    """Turns a slide's cells or tiles into an encoder's vectors.
 
-    Writes an AnnData: `obsm["past_image"]`, for cells with counts `obsm["past_cell"]`, their places in
-    `obsm["spatial"]` (pixels of the full image), and in `uns["past"]` which encoder made it. A run that is
-    interrupted goes on where it stopped when the same command is given again.
+    Every cell of a slide store, or every tissue tile of an image. Writes an AnnData: `obsm["past_image"]`,
+    for cells with counts `obsm["past_cell"]`, their places in `obsm["spatial"]` (pixels of the full image),
+    and in `uns["past"]` which encoder made it. A run that is interrupted goes on where it stopped when the
+    same command is given again.
 
     A sheet is a CSV with the column `path`, optionally `name`, `mpp` and `output`; slides that are complete
     are skipped, a row that fails is reported and the rest goes on.
@@ -100,17 +115,19 @@ def embed(
         with open_slide(source, mpp=mpp) as slide:
             slide.require_mpp()
 
+    from past_core.commands.claim import claim
     from past_core.embed import check_output, embed_slide, write_embeddings
     from past_core.embed.sheet import Outcome, SheetRow, read_sheet, run_sheet
 
     rows = read_sheet(source, output) if is_sheet else []
     if not is_sheet:
+        claim(output)
         check_output(output, overwrite=overwrite)
 
     from past_core.encoders import load_encoders, resolve_device
 
     target = resolve_device(device)
-    image, cell = load_encoders(checkpoint, space.value, weights=weights, download=download)
+    image, cell = load_encoders(encoder, space.value, weights=weights, download=download)
     image.to(target, precision.value)
     if cell is not None:
         cell.to(target)
@@ -123,7 +140,7 @@ def embed(
 
     with progress_bar() as bar:
 
-        def one(path: Path, destination: Path, slide_mpp: float | None) -> None:
+        def one(path: "Location", destination: Path, slide_mpp: float | None) -> None:
             task = bar.add_task(path.name, total=None)
             try:
                 table = embed_slide(
@@ -162,7 +179,7 @@ def embed(
                     f"Error: row {outcome.row.line}: {outcome.message}", style="red", markup=False
                 )
 
-        key = {"fingerprint": image.fingerprint, "space": space.value, "sides": cells.value}
+        key: dict[str, Any] = {"fingerprint": image.fingerprint, "space": space.value, "sides": cells.value}
         key |= {"precision": image.precision}
         key |= {"tile_um": image.field_um if tile_um is None else tile_um, "min_tissue": min_tissue}
         key |= {"cell_fingerprint": cell.fingerprint} if cell is not None else {}

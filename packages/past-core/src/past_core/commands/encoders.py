@@ -4,14 +4,19 @@ from typing import Annotated
 
 import typer
 
+EXAMPLES = {
+    "past encoders": "the table",
+    "past encoders --json": "the same for a program",
+}
+
 
 def encoders(
     *, json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False
 ) -> None:
-    """Lists the image encoders known by name: their input, vectors and licence, and whether they are here.
+    """Lists image encoders by name, and how to get their weights.
 
-    Beside these, `timm:NAME` is any model of timm and `hf-hub:OWNER/NAME` any timm model of the Hugging
-    Face hub.
+    With their input, vectors and licence. Beside these, `timm:NAME` is any model of timm and
+    `hf-hub:OWNER/NAME` any timm model of the Hugging Face hub.
     """
     from dataclasses import asdict
 

@@ -1,5 +1,6 @@
 """`past export`: a trained model to share, or a slide's cells for QuPath or Xenium Explorer."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,17 @@ from past_core.errors import PastError
 
 class ExportOptionError(PastError, ValueError):
     """Options of `past export` that do not go together, or not with its source."""
+
+
+HELP_PANELS = {
+    "A trained model": ("license", "demo", "revision"),
+    "A slide's cells": ("qupath", "explorer", "groups", "genes", "log1p", "every_cell"),
+}
+EXAMPLES = {
+    "past export runs/pretrain -o my-model": "a folder to share",
+    "past export P1.zarr --qupath -o cells.geojson": "cells to drag onto the H&E in QuPath 0.4 or later",
+    "past export P1.zarr --explorer -o explorer": "cell groups and alignment for Xenium Explorer",
+}
 
 
 def export(
@@ -39,7 +51,7 @@ def export(
         bool, typer.Option("--demo", help="Mark it as trained on synthetic tissue; outputs are stamped so.")
     ] = False,
     revision: Annotated[
-        str | None, typer.Option(help="Branch, tag or commit, where RUN is a repository of the hub.")
+        str | None, typer.Option(help="Branch, tag or commit, where SOURCE is a repository of the hub.")
     ] = None,
     qupath: Annotated[
         bool, typer.Option("--qupath", help="A slide's cells as QuPath's GeoJSON, with measurements.")
@@ -49,7 +61,7 @@ def export(
     ] = False,
     groups: Annotated[
         str | None,
-        typer.Option(help="Slide: column of the table of cells that groups them. Default: quality control."),
+        typer.Option(help="Slide: column of the table of cells that groups them. [default: quality control]"),
     ] = None,
     genes: Annotated[
         str | None, typer.Option(help="--qupath: genes to write, ESR1,ERBB2,... (symbols or Ensembl ids).")
@@ -62,14 +74,14 @@ def export(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
-    """Exports a trained model to share, or a slide's cells for another program.
+    """Writes a trained model to share, or cells for other programs.
 
-    * `past export RUN -o FOLDER`: the weights without trainer state, and what loading them needs. The folder
-      gets model.safetensors (weights and gene means), config.json, vocabulary.json and README.md, the model
-      card; the Hugging Face hub takes it as it is (`hf upload OWNER/NAME FOLDER`)
-    * `past export SLIDE.zarr --qupath -o CELLS.geojson`: cells to drag onto the H&E in QuPath 0.4 or later
-    * `past export SLIDE.zarr --explorer -o FOLDER`: cell_groups.csv and he_imagealignment.csv
+    A model's folder gets model.safetensors (weights and gene means, without trainer state), config.json,
+    vocabulary.json and README.md, the model card; the Hugging Face hub takes it as it is
+    (`hf upload OWNER/NAME FOLDER`). A slide's cells go to QuPath (--qupath) or Xenium Explorer (--explorer).
     """
+    from past_core.commands.claim import claim
+
     given = {"--license": license, "--demo": demo, "--revision": revision}
     of_slides = {"--groups": groups, "--genes": genes, "--log1p": log1p, "--all": every_cell}
     if qupath and explorer:
@@ -81,6 +93,7 @@ def export(
             _refuse({"--genes": genes, "--log1p": log1p}, "with --explorer, only with --qupath")
         if log1p and genes is None:
             raise ExportOptionError("--log1p is about the genes of --genes; name them")
+        claim(output)
         _export_slide(
             run,
             output,
@@ -96,6 +109,7 @@ def export(
     _refuse_store(run)
     from past_core.checkpoint import export_checkpoint, locate
 
+    claim(output)
     located = locate(run, revision=revision)
     if located.note:
         typer.echo(f"Exporting {located.note}")
@@ -143,7 +157,7 @@ def _export_slide(
     )
 
 
-def _refuse(options: dict[str, object], where: str) -> None:
+def _refuse(options: Mapping[str, object], where: str) -> None:
     for option, value in options.items():
         if value:
             raise ExportOptionError(f"{option} does not go {where}")

@@ -5,6 +5,12 @@ from typing import Annotated
 
 import typer
 
+EXAMPLES = {
+    "past import checkpoint-context300.pth -o published.safetensors": (
+        "for past embed, past info and past_core.load_model"
+    ),
+}
+
 
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="The released .pth, with or without graph branch.")],
@@ -17,9 +23,14 @@ def import_(
     mpp: Annotated[float, typer.Option(help="µm per pixel of the patches for its image encoder.")] = 0.25,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an output that exists.")] = False,
 ) -> None:
-    """Imports the released PAST checkpoint: strictly, and without executing anything in it."""
+    """Converts the authors' released checkpoint into one of ours.
+
+    Strictly, and without executing anything in it.
+    """
+    from past_core.commands.claim import claim
     from past_core.published import import_published
 
+    claim(output)
     made = import_published(checkpoint, output, vocabulary=vocabulary, mpp=mpp, overwrite=overwrite)
     parameters = sum(parameter.numel() for parameter in made.model.parameters())
     typer.echo(

@@ -27,6 +27,12 @@ class InfoNotFoundError(PastError, FileNotFoundError):
     """There is nothing at the path."""
 
 
+EXAMPLES = {
+    "past info P1.zarr --overlay cells.png": "a store, and a picture of its cells over the H&E",
+    "past info runs/pretrain": "the best checkpoint of a run",
+}
+
+
 def info(
     path: Annotated[
         str,
@@ -44,7 +50,7 @@ def info(
         Path | None, typer.Option(help="Slide store: write a picture (PNG) of its cells over its H&E.")
     ] = None,
 ) -> None:
-    """Describes a slide store, a slide, or a checkpoint."""
+    """Describes a store, slide, run, export or checkpoint."""
     from rich.console import Console
 
     if _is_checkpoint(path):
@@ -111,10 +117,11 @@ def _describe_slide(name: str) -> dict[str, Any]:
     from past_core.slides import open_slide
 
     with open_slide(name) as slide:
+        local = isinstance(slide.path, Path) and slide.path.is_file()
         return {
             "kind": "slide",
             "path": str(slide.path),
-            "bytes": slide.path.stat().st_size if slide.path.is_file() else None,
+            "bytes": Path(str(slide.path)).stat().st_size if local else None,
             "read by": type(slide).__name__,
             "vendor": getattr(slide, "vendor", None),
             "width": slide.width,

@@ -24,13 +24,29 @@ class PlanError(PastError, ValueError):
     """An option that cannot be planned with."""
 
 
+HELP_PANELS = {
+    "The job": ("cells", "gpus", "nodes", "genes_per_cell", "change"),
+    "The machine": ("device", "supply", "cores", "mfu", "rates", "measure"),
+}
+COMPLETIONS = {
+    "device": ("a100", "h100", "h200", "cpu"),
+    "genes_per_cell": ("panel", "5k", "full"),
+}
+EXAMPLES = {
+    "past plan recipes/pretrain.yaml": "the embedded default on this machine",
+    "past plan recipes/pretrain.yaml recipes/scale/paper.yaml --cells 19339608 --device a100": (
+        "the paper's size and cells"
+    ),
+}
+
+
 def plan(
     recipes: Annotated[
         list[Path], typer.Argument(help="Recipes, merged from left to right as by `lightning fit -c A -c B`.")
     ],
     *,
     cells: Annotated[
-        int | None, typer.Option(help="Training cells. The recipe's slides are counted without.")
+        int | None, typer.Option(help="Training cells. [default: the recipe's slides are counted]")
     ] = None,
     device: Annotated[
         str | None,
@@ -72,7 +88,10 @@ def plan(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Plans a pretraining: batches, memory, days, and whether supply or compute limits."""
+    """Says what a pretraining will take: steps, memory, days.
+
+    And whether supply (cells read from disk) or compute limits it. Nothing is trained.
+    """
     from past_core.planning.capacity import Job, plan_training
     from past_core.planning.recipe import read_recipe
 
@@ -245,6 +264,7 @@ def _measure(recipe: "Recipe", *, seconds: float = 5.0) -> dict[str, Any]:
         if perf_counter() - start > seconds:
             break
     elapsed = perf_counter() - start
+    assert data.vocabulary is not None  # set up above
     if not cells:
         raise PlanError(
             "the recipe's slides fill a single batch, too little to measure a supply; use --no-measure"

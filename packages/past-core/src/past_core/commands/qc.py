@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from past_core.commands.verbs import QUALITY
 from past_core.errors import PastError
 
 if TYPE_CHECKING:
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
 
 class QualityCommandError(PastError, ValueError):
     """Arguments that do not go together."""
+
+
+COMPLETIONS = {"change": QUALITY}
+EXAMPLES = {
+    "past qc P1.zarr -o report.html": "counts of each reason, a map, every tested number",
+    "past qc P1.zarr --set min_counts=20 --set focus=on": "what would fail",
+    "past qc P1.zarr --set min_counts=20 --write -o report.html": "flags, reasons and neighbours replaced",
+}
 
 
 def qc(
@@ -32,11 +41,9 @@ def qc(
     ] = False,
     keys: Annotated[bool, typer.Option("--keys", help="List the keys and their defaults.")] = False,
 ) -> None:
-    """Reports the quality control of a slide store, or flags its cells anew.
+    """Reports a store's quality control, or flags its cells anew.
 
-    * `past qc SLIDE.zarr -o report.html`: counts of each reason, a map, every tested number
-    * `past qc SLIDE.zarr --set min_counts=20 --set focus=on`: what would fail
-    * `past qc SLIDE.zarr --set min_counts=20 --write -o report.html`: flags, reasons and neighbours replaced
+    Flags and reasons are counted, drawn and explained; no cell is deleted.
     """
     if keys:
         _keys()

@@ -5,6 +5,11 @@ from typing import Annotated
 
 import typer
 
+EXAMPLES = {
+    "past summary stores/": "prints the table of all stores in a folder",
+    "past summary A.zarr B.zarr -o table.md": "writes it too",
+}
+
 
 def summary(
     stores: Annotated[
@@ -16,10 +21,11 @@ def summary(
         Path | None, typer.Option("--output", "-o", help="File to write too: .csv or .md.")
     ] = None,
 ) -> None:
-    """Sums up slide stores: a row a cancer, as the paper's Extended Data Table 1 has it, mouse apart.
+    """Counts slides, patients, cells and genes by cancer type.
 
-    Cells are all cells and those that pass quality control; genes are those of any of the slides, and how
-    many a slide has; transcripts are those of all cells.
+    A row a cancer, as in the paper's Extended Data Table 1; mouse stands apart. Cells are all cells and those
+    that pass quality control; genes are those of any of the slides, and how many a slide has; transcripts are
+    those of all cells.
     """
     from rich.console import Console
     from rich.table import Table

@@ -5,6 +5,11 @@ from typing import Annotated
 
 import typer
 
+EXAMPLES = {
+    "past view P1.zarr": "opens the page",
+    "past view SLIDE.svs --no-browser --port 8000": "says where the page is",
+}
+
 
 def view(
     slide: Annotated[
@@ -17,12 +22,13 @@ def view(
         bool, typer.Option("--browser/--no-browser", help="Open the page in the browser.")
     ] = True,
     mpp: Annotated[
-        float | None, typer.Option(help="um per pixel of a bare slide that does not state it.")
+        float | None, typer.Option(help="µm per pixel of a bare slide that does not state it.")
     ] = None,
 ) -> None:
-    """Shows a slide in the browser: H&E, boundaries, QC flags and gene expression as layers.
+    """Shows a slide with its cells on a local page in the browser.
 
-    The page is served to this machine alone, until Ctrl-C.
+    H&E, boundaries, QC flags and gene expression are layers; a click on a cell tells its genes. The page is
+    served to this machine alone, until Ctrl-C.
     """
     import signal
     import threading

@@ -1,14 +1,13 @@
 """Verbs that past-genex adds to the `past` command."""
 
-import importlib
-
 import typer
 
-VERBS = ("cluster", "genex", "predict", "probe")
+from past_core.commands.verbs import add_verbs
+
+VERBS = ("probe", "predict", "cluster", "genex")
 """`past_genex.commands.VERB` holds a function of the same name."""
 
 
 def register(app: typer.Typer) -> None:
     """Adds this package's verbs to `app`; called through the entry-point group `past.commands`."""
-    for verb in VERBS:
-        app.command(name=verb)(getattr(importlib.import_module(f"past_genex.commands.{verb}"), verb))
+    add_verbs(app, "past_genex.commands", VERBS, panel="Gene expression (past-genex)")

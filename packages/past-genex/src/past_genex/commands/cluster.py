@@ -37,6 +37,18 @@ class NormalisationChoice(StrEnum):
     none = "none"
 
 
+HELP_PANELS = {
+    "Clustering": ("genes", "min_r", "normalisation", "resolution", "clusters", "top", "method"),
+    "Labels by retrieval": ("retrieval", "reference", "k"),
+}
+EXAMPLES = {
+    "past cluster P1.zarr --predicted predicted.zarr -o clusters": "do clusters survive prediction?",
+    "past cluster P1.zarr --retrieval runs/pretrain --reference P2.zarr -o clusters": (
+        "labels cells by those of another slide that they resemble"
+    ),
+}
+
+
 def cluster(
     measured: Annotated[Path, typer.Argument(help="A slide store with measured expression.")],
     output: Annotated[
@@ -48,7 +60,7 @@ def cluster(
     ] = None,
     labels: Annotated[
         str | None,
-        typer.Option(help="Column of obs with reference types; cell_type by default, where it is there."),
+        typer.Option(help="Column of obs with reference types. [default: cell_type, where it is there]"),
     ] = None,
     genes: Annotated[
         GeneChoice, typer.Option(help="Genes both have, or of these the ones predicted reliably.")
@@ -56,13 +68,13 @@ def cluster(
     min_r: Annotated[float, typer.Option(help="Least held-out r of a reliable gene.", min=-1, max=1)] = 0.1,
     normalisation: Annotated[
         NormalisationChoice | None,
-        typer.Option(help="Of the measured cells; by default the prediction's, else median."),
+        typer.Option(help="What measured counts are normalised to. [default: the prediction's, else median]"),
     ] = None,
     resolution: Annotated[
         float | None,
         typer.Option(
-            help="Of Leiden, both sides. By default 1 for measured cells, and for predictions what gives as "
-            "many clusters."
+            help="Of Leiden, both sides. [default: 1 for measured cells, and for predictions what gives as "
+            "many clusters]"
         ),
     ] = None,
     clusters: Annotated[
@@ -81,13 +93,15 @@ def cluster(
     seed: Annotated[int, typer.Option(help="Of the clusterings.")] = 0,
     device: Annotated[str, typer.Option(help="For retrieval: auto, cpu, cuda, cuda:N or mps.")] = "auto",
 ) -> None:
-    """Clusters measured and predicted expression independently and compares the clusters.
+    """Compares clusters of measured and of predicted expression.
 
-    Writes clusters.csv (a row per cell), markers.csv, correspondence.csv (PCC of every pair of clusters over
-    the union of their markers), scores.json and pictures.
+    Both are clustered on their own (Leiden). Writes clusters.csv (a row per cell), markers.csv,
+    correspondence.csv (PCC of every pair of clusters over the union of their markers), scores.json and
+    pictures.
     """
     import numpy as np
 
+    from past_core.commands.claim import claim
     from past_genex.clusters.comparison import compare_clusters
     from past_genex.clusters.leiden import ClusterError
     from past_genex.clusters.prediction import choose_genes, match_cells
@@ -97,6 +111,7 @@ def cluster(
 
     if (retrieval is None) != (not reference):
         raise ClusterError("--retrieval and --reference belong together: an encoder and annotated slides")
+    claim(output)
     if output.exists() and not output.is_dir():
         raise ClusterError(f"{output} is a file; the results are a folder")
     if output.is_dir() and any(output.iterdir()) and not (output / "scores.json").is_file():
@@ -105,7 +120,7 @@ def cluster(
     prediction = None if predicted is None else _read(predicted)
     chosen = choose_genes(slide, prediction, min_r=min_r if genes is GeneChoice.reliable else None)
     stated = None if prediction is None else prediction.normalisation
-    target = Target(normalisation.value if normalisation else stated or "median")
+    target = Target.named(normalisation.value if normalisation else stated or "median")
     truth = slide.expression(target, chosen)
     used = np.flatnonzero(truth.any(axis=1))
     if len(used) < slide.n_cells:
@@ -122,8 +137,8 @@ def cluster(
     column = labels or ("cell_type" if "cell_type" in slide.store.obs else None)
     annotation = None if column is None else slide.annotation(column).iloc[used]
     found = None
-    if retrieval is not None:
-        if annotation is None:
+    if retrieval is not None and reference is not None:
+        if annotation is None or column is None:
             raise ClusterError(
                 f"{measured} has no annotations to score retrieval with; name a column: --labels"
             )
@@ -156,7 +171,7 @@ def cluster(
             "genes_chosen": genes.value if genes is GeneChoice.shared else f"held-out r >= {min_r:g}",
             "cells_left_out_without_counts": slide.n_cells - len(used),
             "retrieval": None
-            if retrieval is None
+            if retrieval is None or reference is None
             else {"encoder": retrieval, "k": k, "reference": [str(path) for path in reference]},
         },
     )
@@ -264,7 +279,7 @@ def _print(comparison: "ClusterComparison", symbols: "pd.Series") -> None:
                 str(row.genes),
                 f"{row.cells_in_both:,}",
             )
-        for number in (comparison.correspondence.best < 0).nonzero()[0]:
+        for number in (comparison.correspondence.best < 0).nonzero()[0].tolist():
             table.add_row(str(number), "none", "undefined", "", "")
         console.print(table)
     for pair, value in comparison.ari.items():

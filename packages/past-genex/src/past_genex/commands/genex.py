@@ -5,6 +5,23 @@ from typing import Annotated
 
 import typer
 
+HELP_PANELS = {
+    "What is compared": ("encoders", "systems", "settings", "protocol", "epochs"),
+    "Genes": ("target", "genes", "maps", "ceiling"),
+}
+COMPLETIONS = {
+    "systems": ("stnet", "mean", "neighbours", "ridge:", "retrieval:", "untrained:", "shuffled:"),
+    "settings": ("intra", "inter", "cross", "cross-figure", "patients", "random"),
+    "protocol": ("past", "hest"),
+    "target": ("median", "10k", "none"),
+}
+EXAMPLES = {
+    "past genex A.zarr B.zarr C.zarr D.zarr --encoders uni,past.ckpt -o results": (
+        "compares encoders on your slides"
+    ),
+    "past genex --settings intra -o results": "on eight synthetic patients, held-out regions alone",
+}
+
 
 def genex(
     slides: Annotated[
@@ -20,8 +37,8 @@ def genex(
         str | None,
         typer.Option(
             help="Systems by name, with commas between: stnet, mean, neighbours, ridge:E, retrieval:E, "
-            "untrained:E, shuffled:E. By default ridge of every encoder; untrained, shuffled and retrieval "
-            "of the first; mean and neighbours."
+            "untrained:E, shuffled:E. [default: ridge of every encoder; untrained, shuffled and "
+            "retrieval of the first; mean and neighbours]"
         ),
     ] = None,
     settings: Annotated[
@@ -37,10 +54,14 @@ def genex(
         str, typer.Option(help="past, or hest: HEST-Bench's own regression of the encoders.")
     ] = "past",
     target: Annotated[
-        str, typer.Option(help="median or 10k: what counts are normalised to before log1p; none: raw counts.")
+        str,
+        typer.Option(
+            "--normalisation",
+            help="median or 10k: what counts are normalised to before log1p; none: raw counts.",
+        ),
     ] = "median",
     genes: Annotated[
-        Path | None, typer.Option(help="File with one gene (id or symbol) a line; all genes by default.")
+        Path | None, typer.Option(help="File with one gene (id or symbol) a line. [default: all]")
     ] = None,
     maps: Annotated[
         int,
@@ -60,12 +81,15 @@ def genex(
     seed: Annotated[int, typer.Option(help="Of whatever is drawn at random.", min=0)] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace earlier results.")] = False,
 ) -> None:
-    """Evaluates expression prediction on your slides, with splits that cannot leak, intervals and tests.
+    """Evaluates how well encoders predict expression, without leaks.
 
+    Every encoder and system on the same splits, which are checked for leaks, with intervals and tests.
     Encoders whose weights are not on this machine are listed with the steps to get them; the rest goes on.
     """
+    from past_core.commands.claim import claim
     from past_genex.commands.inputs import InputError, check_folder, open_slides, read_genes
 
+    claim(output)
     check_folder(output, overwrite=overwrite)
     if protocol not in ("past", "hest"):
         raise InputError(f"protocol {protocol!r}; expected past or hest")
@@ -85,7 +109,7 @@ def genex(
     opened = open_slides(slides)
     chosen = read_genes(genes, opened)
     surroundings = Surroundings(
-        Target(target),
+        Target.named(target),
         device=device,
         batch_size=batch_size,
         seed=seed,

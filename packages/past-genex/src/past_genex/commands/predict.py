@@ -12,6 +12,20 @@ if TYPE_CHECKING:
     from past_genex.probe.files import Probe
 
 
+HELP_PANELS = {
+    "The encoder": ("encoder", "weights"),
+    "Cells and genes": ("centroids", "genes", "min_r", "mpp"),
+}
+EXAMPLES = {
+    "past predict SLIDE.svs --probe PROBE.safetensors -o predicted.zarr": (
+        "every nucleus that is found on an H&E image"
+    ),
+    "past predict P1.zarr --probe demo -o predicted.zarr --genes ESR1,ERBB2": (
+        "two genes of every cell of a store"
+    ),
+}
+
+
 def predict(
     source: Annotated[
         Path,
@@ -29,11 +43,11 @@ def predict(
         Path | None,
         typer.Option(
             help="Cells to predict: .csv, .tsv or .parquet with x, y (pixels) or x_um, y_um and perhaps "
-            "cell_id, or .geojson of polygons. By default a store's cells, or nuclei found on the image."
+            "cell_id, or .geojson of polygons. [default: a store's cells, or nuclei found on the image]"
         ),
     ] = None,
     genes: Annotated[
-        str | None, typer.Option(help="Ids or symbols, with commas between; all of the probe's by default.")
+        str | None, typer.Option(help="Ids or symbols, with commas between. [default: all of the probe's]")
     ] = None,
     min_r: Annotated[
         float, typer.Option(help="Held-out r below which a gene is flagged.", min=-1, max=1)
@@ -45,7 +59,7 @@ def predict(
         bool, typer.Option("--overwrite", help="Replace a prediction that is there.")
     ] = False,
 ) -> None:
-    """Predicts gene expression for every cell of an H&E slide; research use only.
+    """Predicts each cell's expression from H&E. Research use only.
 
     Writes a SpatialData store: predicted expression, with what each gene's predictions were worth on held-out
     patients, and the cells. A run that is interrupted goes on where it stopped.
@@ -54,10 +68,12 @@ def predict(
 
     with open_slide(source, mpp=mpp) as slide:
         slide.require_mpp()
+        from past_core.commands.claim import claim
         from past_genex.predict.run import predict_slide
         from past_genex.predict.writing import check_output
         from past_genex.probe.files import load_probe
 
+        claim(output)
         check_output(output, overwrite=overwrite)
         fitted = load_probe(probe)
         frozen = _encoder(fitted, encoder, weights, device)
@@ -68,10 +84,12 @@ def predict(
                 fg="yellow",
             )
         wanted = None if genes is None else [gene.strip() for gene in genes.split(",") if gene.strip()]
+        from rich.progress import TaskID
+
         from past_core.commands.progress import progress_bar
 
         with progress_bar() as bar:
-            tasks: dict[str, int] = {}
+            tasks: dict[str, TaskID] = {}
 
             def report(what: str, done: int, total: int) -> None:
                 if what not in tasks:
@@ -107,11 +125,12 @@ def predict(
 
 def _encoder(probe: "Probe", encoder: str | None, weights: Path | None, device: str) -> "FrozenEncoder":
     from past_core.encoders import EncoderError, EncoderNotFoundError, load_image_encoder, resolve_device
+    from past_core.frozen import check_space
     from past_genex.predict.reading import PredictionError
 
     target = resolve_device(device)
     try:
-        frozen = load_image_encoder(encoder or probe.encoder, probe.space, weights=weights)
+        frozen = load_image_encoder(encoder or probe.encoder, check_space(probe.space), weights=weights)
     except (EncoderError, EncoderNotFoundError) as error:
         if encoder is not None:
             raise

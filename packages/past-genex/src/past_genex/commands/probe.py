@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+COMPLETIONS = {
+    "setting": ("patients", "inter", "cross", "intra"),
+}
+EXAMPLES = {
+    "past probe A.zarr B.zarr C.zarr -e uni -o PROBE.safetensors": ("fits all genes; held-out r of each"),
+    "past probe -o PROBE.safetensors": "the same on eight synthetic patients",
+}
+
 
 def probe(
     slides: Annotated[
@@ -14,33 +22,43 @@ def probe(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="PROBE.safetensors")],
     encoder: Annotated[
-        str, typer.Option("--encoder", "-e", help="A checkpoint's path, or an encoder's name.")
+        str,
+        typer.Option(
+            "--encoder", "-e", help="An encoder's name (past encoders lists them), or a checkpoint."
+        ),
     ] = "demo",
     setting: Annotated[
         str | None,
         typer.Option(
-            help="What is held out for the trust table: patients (default), inter, cross, or intra (the "
-            "default with a single patient)."
+            help="Held out to say how well each gene is predicted: patients, inter (patients of a cancer "
+            "type), cross (cancer types) or intra (regions). [default: patients, of a single one intra]"
         ),
     ] = None,
     target: Annotated[
-        str, typer.Option(help="median or 10k: what counts are normalised to before log1p; none: raw counts.")
+        str,
+        typer.Option(
+            "--normalisation",
+            help="median or 10k: what counts are normalised to before log1p; none: raw counts.",
+        ),
     ] = "median",
     genes: Annotated[
-        Path | None, typer.Option(help="File with one gene (id or symbol) a line; all genes by default.")
+        Path | None, typer.Option(help="File with one gene (id or symbol) a line. [default: all]")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights of an encoder given by name.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     batch_size: Annotated[int, typer.Option(help="Patches at a time.", min=1)] = 64,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a probe that is there.")] = False,
 ) -> None:
-    """Fits the paper's linear probe, an encoder's features to genes, on all cells of the given slides.
+    """Fits a linear map from an encoder's vectors to gene expression.
 
-    Written with it: for every gene the r on held-out patients (regions, with a single one) and its
-    interval, which `past predict` passes on with every prediction.
+    The paper's probe: closed form (ridge), on all cells of the given slides. Written with it: for every gene
+    the r on held-out patients (regions, with a single one) and its interval, which `past predict` passes on
+    with every prediction.
     """
+    from past_core.commands.claim import claim
     from past_genex.commands.inputs import check_file, open_slides, read_genes
 
+    claim(output)
     check_file(output, ".safetensors", overwrite=overwrite)
     from rich.console import Console
 
@@ -51,7 +69,7 @@ def probe(
     from past_genex.systems.base import Surroundings
 
     opened = open_slides(slides)
-    surroundings = Surroundings(Target(target), device=device, batch_size=batch_size)
+    surroundings = Surroundings(Target.named(target), device=device, batch_size=batch_size)
     frozen = load_image_encoder(encoder, weights=weights)
     if frozen.demo:
         typer.secho(

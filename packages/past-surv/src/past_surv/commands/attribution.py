@@ -1,9 +1,21 @@
 """`past attribution`: which genes raise or lower the risk that a survival network gives its patients."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from past_surv.data.cohort import Cohort
+
+HELP_PANELS = {
+    "Patients": ("case", "splits", "max_patches", "steps"),
+}
+EXAMPLES = {
+    "past attribution luad.csv -m model.safetensors --bags bags/uni -o genes": "every patient of a cohort",
+}
 
 
 def attribution(
@@ -23,7 +35,7 @@ def attribution(
         typer.Option(help="Folder of splits: those patients alone whom the network's fold scores."),
     ] = None,
     max_patches: Annotated[
-        int | None, typer.Option(help="Most patches of a patient, spread evenly; all by default.", min=1)
+        int | None, typer.Option(help="Most patches of a patient, spread evenly. [default: all]", min=1)
     ] = None,
     steps: Annotated[
         int, typer.Option(help="Points of the path; doubled where the sum misses the risk.", min=2)
@@ -31,12 +43,14 @@ def attribution(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")] = False,
 ) -> None:
-    """Attributes each patient's risk to its genes by integrated gradients, the slides held as they are.
+    """Says which genes raise or lower each patient's predicted risk.
 
-    Written are patients.csv, attributions.csv (every gene of every patient), genes.csv and groups.csv (the
-    cohort), and attribution.png. A patient's attributions sum to its risk less that of the average.
+    By integrated gradients, the slides held as they are. Written are patients.csv, attributions.csv (every
+    gene of every patient), genes.csv and groups.csv (the cohort), and attribution.png. A patient's
+    attributions sum to its risk less that of the average.
     """
     from past_core.atomic import replacing
+    from past_core.commands.claim import claim
     from past_core.commands.progress import progress_bar
     from past_core.encoders.loading import resolve_device
     from past_surv.data.bags import BagFolder
@@ -46,6 +60,7 @@ def attribution(
     from past_surv.figures.attribution import attribution_bars
     from past_surv.models.files import load_survival
 
+    claim(output)
     if output.exists() and not overwrite:
         raise AttributionError(f"{output} exists already; choose another folder or pass --overwrite")
     if output.exists() and not (output / "genes.csv").is_file():
@@ -91,7 +106,7 @@ def attribution(
         typer.echo(f"  {row.gene} ({row.group}): {row.mean_abs:.3g}, direction {row.direction:+.2f}")
 
 
-def _rows(table: object, case: list[str] | None, splits: Path | None, fold: str) -> object:
+def _rows(table: "Cohort", case: list[str] | None, splits: Path | None, fold: str) -> "np.ndarray":
     """Row numbers of the patients who are asked for.
 
     Raises:

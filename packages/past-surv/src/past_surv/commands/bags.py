@@ -36,6 +36,16 @@ class TypeChoice(StrEnum):
     float32 = "float32"
 
 
+HELP_PANELS = {
+    "The encoder": ("weights", "download", "space", "dtype"),
+    "Patches": ("patches", "patch_um", "mpp", "min_tissue", "max_patches"),
+}
+EXAMPLES = {
+    "past bags SLIDES/ -e uni -o bags/uni": "all slides of a folder",
+    "past bags SHEET.csv -e demo -o bags/demo --jobs 2": "those of a sheet, two at a time",
+}
+
+
 def bags(
     slides: Annotated[
         list[Path],
@@ -65,7 +75,7 @@ def bags(
     ] = PatchChoice.grid,
     patch_um: Annotated[
         float | None,
-        typer.Option(help="Distance between tiles in µm; by default the encoder's field."),
+        typer.Option(help="Distance between tiles in µm. [default: the encoder's field]"),
     ] = None,
     mpp: Annotated[float | None, typer.Option(help="µm per pixel of slides that do not state it.")] = None,
     min_tissue: Annotated[float, typer.Option(help="Least share of tissue in a tile.", min=0, max=1)] = 0.25,
@@ -81,11 +91,11 @@ def bags(
     jobs: Annotated[int, typer.Option("--jobs", "-j", help="Slides at the same time.", min=1)] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make bags again that exist.")] = False,
 ) -> None:
-    """Embeds the tissue of many slides for survival models: one bag of patches a slide.
+    """Embeds the tissue of many slides for survival models.
 
-    A bag is an HDF5 file with `features` (M, D), `coords` (M, 2; centres of the patches in pixels of the full
-    image) and how it was made. Bags that are complete are skipped, a slide that was interrupted goes on where
-    it stopped, one that fails is reported and the rest goes on.
+    A bag a slide: an HDF5 file with `features` (M, D), `coords` (M, 2; centres of the patches in pixels of
+    the full image) and how it was made. Bags that are complete are skipped, a slide that was interrupted goes
+    on where it stopped, one that fails is reported and the rest goes on.
     """
     from past_surv.data.bag_making import BagSettings
     from past_surv.data.bag_runs import BagOutcome, EncoderSource, SlideJob, list_slides, make_bags
@@ -113,12 +123,14 @@ def bags(
         typer.secho(
             "The demo encoder was trained on synthetic tissue: for trying out only.", err=True, fg="yellow"
         )
+    from rich.progress import TaskID
+
     from past_core.commands.progress import progress_bar
 
     outcomes: list[BagOutcome] = []
     with progress_bar() as bar:
         total = bar.add_task("slides", total=len(listed))
-        tasks: dict[Path, object] = {}
+        tasks: dict[Path, TaskID] = {}
 
         def progress(job: SlideJob, done: int, of: int) -> None:
             if job.output not in tasks:

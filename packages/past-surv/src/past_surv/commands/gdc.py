@@ -21,6 +21,14 @@ class GdcOptionError(PastError, ValueError):
     """Options of `past gdc` that do not go together."""
 
 
+EXAMPLES = {
+    "past gdc luad.csv --files listing.json -o manifest.txt": "from a listing that is here",
+    "past gdc luad.csv --fetch --diagnostic DX1 -o manifest.txt": (
+        "asks the GDC; each patient's first diagnostic slide"
+    ),
+}
+
+
 def gdc(
     cohort: Annotated[
         Path, typer.Argument(help="A cohort's table (column case_id), or a text with one case id a line.")
@@ -37,11 +45,11 @@ def gdc(
         typer.Option(help="DX: all diagnostic slides; DX1: each patient's first; all: frozen ones too."),
     ] = DiagnosticChoice.every_diagnostic,
     api: Annotated[
-        str | None, typer.Option(help="Address of the API's files endpoint; by default the GDC's own.")
+        str | None, typer.Option(help="Address of the API's files endpoint. [default: the GDC's own]")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a manifest that exists.")] = False,
 ) -> None:
-    """Writes which slides of a cohort to download from the Genomic Data Commons.
+    """Lists a cohort's slides for the GDC's download client.
 
     Without the network it filters a listing that was downloaded before (--files); --fetch asks the GDC. Then
     `gdc-client download -m MANIFEST` downloads the slides, and `past bags FOLDER` embeds them.

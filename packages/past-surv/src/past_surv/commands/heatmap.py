@@ -5,6 +5,16 @@ from typing import Annotated
 
 import typer
 
+HELP_PANELS = {
+    "The patient": ("cohort", "case", "vectors"),
+    "Pictures": ("top", "mpp", "out_mpp", "patch_um", "opacity"),
+}
+EXAMPLES = {
+    "past heatmap SLIDE.svs --bag bags/uni -m model.safetensors --cohort luad.csv -o slide.ome.tif": (
+        "a network on slides and genes"
+    ),
+}
+
 
 def heatmap(
     slide: Annotated[Path, typer.Argument(help="The H&E slide that the bag was made of.")],
@@ -20,7 +30,7 @@ def heatmap(
         Path | None, typer.Option(help="Cohort table with the patient's genes; MCAT needs it.")
     ] = None,
     case: Annotated[
-        str | None, typer.Option(help="case_id of the patient; by default whose slide it is in the table.")
+        str | None, typer.Option(help="case_id of the patient. [default: whose slide it is in the table]")
     ] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="File of `past vectors`, for a network of PAST-multi.")
@@ -29,7 +39,7 @@ def heatmap(
     mpp: Annotated[float | None, typer.Option(help="µm per pixel of a slide that does not state it.")] = None,
     out_mpp: Annotated[
         float | None,
-        typer.Option(help="Of the images, µm per pixel; by default 2, coarser on large slides."),
+        typer.Option(help="Of the images, µm per pixel. [default: 2, coarser on large slides]"),
     ] = None,
     patch_um: Annotated[
         float | None, typer.Option(help="Side in µm of a patch, where the bag does not say it.")
@@ -38,11 +48,11 @@ def heatmap(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there.")] = False,
 ) -> None:
-    """Paints a network's attention to the patches over the slide, one image for each group of genes.
+    """Paints on a slide where a survival network looks.
 
-    Weights are the softmax over all patches of the patient's slides; colours are their ranks. Beside
-    OUT.ome.tif: OUT.png, a contact sheet; OUT-patches/, the patches with the most attention; and OUT.csv,
-    where they are.
+    One image for each group of genes. Weights are the softmax over all patches of the patient's slides;
+    colours are their ranks. Beside OUT.ome.tif: OUT.png, a contact sheet; OUT-patches/, the patches with the
+    most attention; and OUT.csv, where they are.
     """
     from past_surv.commands.heatmap_run import HeatmapRequest, make_heatmaps
 
@@ -50,8 +60,10 @@ def heatmap(
         slide=slide, output=output, model=model, bag=bag, cohort=cohort, case=case, vectors=vectors, top=top,
         mpp=mpp, out_mpp=out_mpp, patch_um=patch_um, opacity=opacity, device=device, overwrite=overwrite,
     )  # fmt: skip
+    from past_core.commands.claim import claim
     from past_core.commands.progress import progress_bar
 
+    claim(output)
     with progress_bar() as bar:
         task = bar.add_task("groups", total=None)
         made = make_heatmaps(request, progress=lambda done, of: bar.update(task, completed=done, total=of))

@@ -1,9 +1,29 @@
 """`past survival`: encoders × cohorts × systems × folds × seeds, scored out of fold and compared."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HELP_PANELS = {
+    "Models": ("systems", "encoders", "groups", "vectors", "option"),
+    "Folds": ("splits", "folds", "seeds"),
+    "Comparison": ("reference", "resamples", "tau_quantile"),
+}
+COMPLETIONS = {
+    "systems": ("cox-age-sex", "coxnet", "snn", "clinical+omics", "mil", "mcat", "past-multi"),
+    "encoders": (),
+}
+EXAMPLES = {
+    "past survival demo -o survival": "the embedded synthetic cohort",
+    "past survival luad.csv --encoders uni=bags/uni --groups signatures.csv -o survival": (
+        "your cohort and bags"
+    ),
+    "past survival --list": "what systems there are",
+}
 
 
 def survival(
@@ -12,7 +32,7 @@ def survival(
         typer.Argument(
             help="Cohort tables, a row a slide, as MCAT has them (CSV, .gz, .zip); or demo, the synthetic "
             "cohort.",
-            metavar="COHORT...",
+            metavar="COHORT",
         ),
     ] = None,
     *,
@@ -26,8 +46,8 @@ def survival(
     systems: Annotated[
         str | None,
         typer.Option(
-            help="With commas between, see --list. By default cox-age-sex, those on genes where the cohorts "
-            "have some, and with --encoders those on slides."
+            help="With commas between, see --list. [default: cox-age-sex, those on genes where the cohorts "
+            "have some, and with --encoders those on slides]"
         ),
     ] = None,
     encoders: Annotated[
@@ -43,7 +63,7 @@ def survival(
     ] = None,
     folds: Annotated[int, typer.Option(help="Folds that are made without --splits.", min=2)] = 5,
     seeds: Annotated[int, typer.Option(help="Seeds of each system that draws at random.", min=1)] = 1,
-    jobs: Annotated[int, typer.Option(help="Processes at a time.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="Processes at a time.", min=1)] = 1,
     groups: Annotated[
         Path | None, typer.Option(help="CSV with a column of gene symbols a group (MCAT's signatures.csv).")
     ] = None,
@@ -56,7 +76,7 @@ def survival(
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(help="Compare all with this one, as `mcat (uni)` or `snn`; all pairs by default."),
+        typer.Option(help="Compare all with this one, as `mcat (uni)` or `snn`. [default: all pairs]"),
     ] = None,
     resamples: Annotated[int, typer.Option(help="Draws of the bootstrap over patients.", min=10)] = 1000,
     tau_quantile: Annotated[
@@ -67,11 +87,11 @@ def survival(
         bool, typer.Option("--list", help="Say what systems there are, and what each reads; run nothing.")
     ] = False,
 ) -> None:
-    """Runs survival models without leaks: every encoder and system on every fold of every cohort.
+    """Trains, scores and compares survival models out of fold.
 
-    Each cell of the matrix is a file of its own, so that a run that was killed goes on where it was. A cell
-    that fails is named at the end (exit status 1) and does not stop the rest. Nothing is chosen on the fold
-    that is scored. Age and sex stand in every table.
+    Every encoder and system on every fold of every cohort. Each cell of the matrix is a file of its own, so
+    that a run that was killed goes on where it was. A cell that fails is named at the end (exit status 1) and
+    does not stop the rest. Nothing is chosen on the fold that is scored. Age and sex stand in every table.
     """
     from rich.console import Console
 
@@ -81,6 +101,7 @@ def survival(
         return
     if output is None:
         raise typer.BadParameter("a folder to write is needed", param_hint="--output / -o")
+    from past_core.commands.claim import claim
     from past_surv.commands.matrix import matrix_of
     from past_surv.evaluation.plan import plan_of
     from past_surv.evaluation.run import run_cells
@@ -90,6 +111,7 @@ def survival(
         folds=folds, seeds=seeds, groups=groups, vectors=vectors, options=option or [],
     )  # fmt: skip
     plan = plan_of(matrix)
+    claim(output)
     errors = Console(stderr=True)
     with errors.status("looks for what is done") as status:
         run = run_cells(
@@ -123,7 +145,7 @@ def survival(
         raise typer.Exit(1)
 
 
-def _list(console: object) -> None:
+def _list(console: "Console") -> None:
     from past_surv.systems.registry import SYSTEMS
 
     for name, known in SYSTEMS.items():

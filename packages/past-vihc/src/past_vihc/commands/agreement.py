@@ -22,6 +22,16 @@ class ScaleChoice(StrEnum):
     other = "other"
 
 
+HELP_PANELS = {
+    "Statistics": ("cutoffs", "scale", "confidence", "resamples", "seed"),
+}
+EXAMPLES = {
+    "past agreement scores.csv --x pathologist --y predicted --id slide --cluster patient -o agreement": (
+        "a row a slide, several slides a patient"
+    ),
+}
+
+
 def agreement(
     table: Annotated[Path, typer.Argument(help="CSV or TSV with a header and a row for each case.")],
     output: Annotated[
@@ -30,10 +40,10 @@ def agreement(
     *,
     x: Annotated[
         str | None,
-        typer.Option(help="Column of the reference, such as the pathologist's score. By default expert."),
+        typer.Option(help="Column of the reference, such as the pathologist's score. [default: expert]"),
     ] = None,
     y: Annotated[
-        str | None, typer.Option(help="Column of what is compared with it. By default predicted.")
+        str | None, typer.Option(help="Column of what is compared with it. [default: predicted]")
     ] = None,
     id_: Annotated[
         str | None, typer.Option("--id", help="Column that names the rows, each once (within its group).")
@@ -47,7 +57,7 @@ def agreement(
     ] = None,
     cutoffs: Annotated[
         str | None,
-        typer.Option(help="Cut-offs of the categories for kappa, as in 50,100,200; by default the scale's."),
+        typer.Option(help="Cut-offs of the categories for kappa, as in 50,100,200. [default: the scale's]"),
     ] = None,
     scale: Annotated[
         ScaleChoice,
@@ -60,7 +70,7 @@ def agreement(
     resamples: Annotated[int, typer.Option(help="Draws of the bootstrap.", min=100)] = 1000,
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 0,
 ) -> None:
-    """Agreement of two scores: correlation, concordance, Bland-Altman, kappa, with intervals and pictures.
+    """Compares two scores of the same cases, with intervals.
 
     Pearson's r, Spearman's rho, Lin's concordance, ICC(2,1), bias with limits of agreement, and weighted
     kappa of categories. Rows with a missing value are left out and named.
@@ -71,8 +81,10 @@ def agreement(
     pairs = read_pairs(table, x=x, y=y, id_column=id_, group=group, cluster=cluster)
     from rich.console import Console
 
+    from past_core.commands.claim import claim
     from past_vihc.agreement.report import agreement_report, report_table, write_report
 
+    claim(output)
     report = agreement_report(
         pairs,
         cutoffs=numbers,

@@ -9,6 +9,13 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+EXAMPLES = {
+    "past calibrate EXAMPLES.csv --marker er -o thresholds.json": (
+        "for past hscore --thresholds thresholds.json"
+    ),
+}
+
+
 def calibrate(
     table: Annotated[
         Path,
@@ -24,10 +31,10 @@ def calibrate(
     stains: Annotated[str, typer.Option(help="Of images: stain vectors, as in past hscore.")] = "qupath-hdab",
     mpp: Annotated[float | None, typer.Option(help="µm per pixel of images that do not state it.")] = None,
 ) -> None:
-    """Fits the three thresholds of the H-score to scored examples; past hscore --thresholds takes the file.
+    """Fits H-score thresholds to slides that an expert has scored.
 
-    Prints the error on the examples and on examples left out, and how far each threshold may move for one
-    point of error. Use the same white point and stains for scoring.
+    past hscore --thresholds takes the file. Prints the error on the examples and on examples left out, and
+    how far each threshold may move for one point of error. Use the same white point and stains for scoring.
     """
     from past_vihc.markers import nuclear_marker
 
@@ -39,11 +46,13 @@ def calibrate(
     from rich.console import Console
 
     from past_core.atomic import replacing
+    from past_core.commands.claim import claim
     from past_vihc.hscore.calibrate import FEW, fit_thresholds
     from past_vihc.hscore.pipeline import score_slide
     from past_vihc.hscore.presets import FORMAT
     from past_vihc.hscore.scored_examples import read_examples
 
+    claim(output)
     used: set[tuple[str, str]] = set()
 
     def measure(image: Path, own: float | None) -> "np.ndarray":

@@ -11,6 +11,24 @@ if TYPE_CHECKING:
     from past_vihc.hscore.result import SlideScore
 
 
+HELP_PANELS = {
+    "Nuclei": ("he", "adjacent", "segmenter", "labels", "regions"),
+    "Thresholds": ("preset", "thresholds"),
+    "Colours": ("white", "stains", "mpp", "tile"),
+}
+COMPLETIONS = {
+    "preset": ("ihc4bc-er", "ihc4bc-pr", "ihc4bc-ki67", "qupath"),
+}
+EXAMPLES = {
+    "past hscore er.ome.tif --he SLIDE.svs --marker er --preset ihc4bc-er -o scores": (
+        "nuclei found on the H&E"
+    ),
+    "past hscore ihc.png --mpp 0.25 --marker ki67 --thresholds 0.06,0.26,0.46 -o scores": (
+        "thresholds of your own"
+    ),
+}
+
+
 def hscore(
     ihc: Annotated[Path, typer.Argument(help=f"The IHC: {IMAGES}.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write; whole or not at all.")],
@@ -47,11 +65,11 @@ def hscore(
     ] = 1024,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier score.")] = False,
 ) -> None:
-    """Scores the nuclei of an IHC slide: H-score with interval, percentages, Allred, and what they depend on.
+    """Scores the nuclei of an IHC slide: H-score and percentages.
 
-    Thresholds must be named: scores differ up to threefold between published ones. Writes `nuclei.csv`,
-    `nuclei.geojson` (for QuPath), `score.json`, `overlay.png`, and `regions.csv` where regions are given.
-    Research use only.
+    And Allred, and what they depend on. Thresholds must be named: scores differ up to threefold between
+    published ones. Writes `nuclei.csv`, `nuclei.geojson` (for QuPath), `score.json`, `overlay.png`, and
+    `regions.csv` where regions are given. Research use only.
     """
     from past_vihc.hscore.presets import ThresholdError, thresholds_named
     from past_vihc.markers import nuclear_marker
@@ -61,12 +79,14 @@ def hscore(
         raise ThresholdError("--preset and --thresholds are both given; expected one of them")
     chosen = thresholds_named(preset if thresholds is None else thresholds)
 
+    from past_core.commands.claim import claim
     from past_core.commands.progress import progress_bar
     from past_core.slides import open_slide
     from past_vihc.hscore.output import check_folder, write_score
     from past_vihc.hscore.pipeline import score_slide
     from past_vihc.hscore.regions import read_regions
 
+    claim(output)
     check_folder(output, overwrite=overwrite)
     areas = [] if regions is None else read_regions(regions)
     with open_slide(ihc, mpp=mpp) as slide, progress_bar() as bar:
@@ -105,7 +125,7 @@ def _print(result: "SlideScore", output: Path) -> None:
     table = Table(title=f"{record['ihc']}: {record['marker'].upper()}", show_header=False)
     table.add_row("thresholds", f"{used['name']}: {used['weak']:g}, {used['moderate']:g}, {used['strong']:g}")
     table.add_row("nuclei", f"{score.n:,} by {record['segmenter']} on the {record['nuclei_on']}")
-    if score.h is None:
+    if score.h is None or score.percent is None or score.allred is None:
         table.add_row("H-score", f"undefined: {score.why_undefined}")
     else:
         interval = "" if ci is None else f" (95 % CI {ci.low:.0f} to {ci.high:.0f})"

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,7 +10,7 @@ from past_core.errors import PastError
 from past_core.formats import IMAGES
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from past_vihc.wsi.stainer import Progress as StainProgress
 
@@ -39,6 +39,21 @@ class CompressionChoice(StrEnum):
 
 class StainOptionError(PastError, ValueError):
     """Options of `past stain` that do not go together."""
+
+
+HELP_PANELS = {
+    "What is written": ("zarr", "layout", "compression", "quality", "tissue_mask", "background"),
+    "Many slides": ("sheet", "workers", "scheduler"),
+    "Running": ("encoder", "overlap", "bands", "batch_size", "device", "precision"),
+}
+COMPLETIONS = {
+    "stain": ("er", "pr", "ki67"),
+}
+EXAMPLES = {
+    "past stain SLIDE.svs -o er.ome.tif --model GENERATOR.safetensors": "a pyramidal OME-TIFF for QuPath",
+    "past stain SLIDE.svs -o er.ome.tif --model demo": "by the model that ships, for trying out only",
+    "past stain --sheet SHEET.csv -o stained/ --model GENERATOR.safetensors --jobs 2": "many slides",
+}
 
 
 def stain(
@@ -78,7 +93,7 @@ def stain(
     zarr: Annotated[Path | None, typer.Option(help="Write an OME-Zarr besides the TIFF.")] = None,
     layout: Annotated[
         LayoutChoice | None,
-        typer.Option(help="Of a TIFF; by default ome for .ome.tif, generic (for OpenSlide) for .tif."),
+        typer.Option(help="Of a TIFF. [default: ome for .ome.tif, generic (for OpenSlide) for .tif]"),
     ] = None,
     compression: Annotated[
         CompressionChoice, typer.Option(help="Of a TIFF; deflate keeps every pixel and is larger.")
@@ -90,33 +105,40 @@ def stain(
     background: Annotated[int, typer.Option(help="Grey value of what is not stained.", min=0, max=255)] = 255,
     encoder: Annotated[
         str | None,
-        typer.Option(help="The model's encoder, where it is not found by the name that the model records."),
+        typer.Option(
+            "--encoder",
+            "-e",
+            help="The model's encoder, where it is not found by the name that the model records.",
+        ),
     ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(help="Many slides: a CSV with the column path, optionally name, mpp and output."),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Of a sheet: processes of Dask on this machine.", min=1)
+        int | None,
+        typer.Option(
+            "--jobs", "-j", help="Of a sheet: slides at the same time (by Dask, on this machine).", min=1
+        ),
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option(help="Of a sheet: address of a running Dask scheduler.")
+        str | None, typer.Option("--dask", help="Of a sheet: run on this Dask cluster (HOST:PORT).")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
 ) -> None:
-    """Computes a virtual IHC stain of an H&E slide: for research, never in place of a stained section.
+    """Stains an H&E slide virtually (IHC). Research use only.
 
-    The slide is stained at the model's resolution in overlapping windows that fade into one another, in
-    memory that does not grow with the slide. Finished parts wait in a hidden folder beside the output (up to
-    four bytes a pixel): a run that was interrupted goes on from there when the same command is given again,
-    and ends with the same bytes.
+    Never in place of a stained section. The slide is stained at the model's resolution in overlapping windows
+    that fade into one another, in memory that does not grow with the slide. Finished parts wait in a hidden
+    folder beside the output (up to four bytes a pixel): a run that was interrupted goes on from there when
+    the same command is given again, and ends with the same bytes.
     """
     if (slide is None) == (sheet is None):
         raise StainOptionError("give a slide, or --sheet SHEET.csv with many")
     if sheet is None and (workers is not None or scheduler is not None):
-        raise StainOptionError("--workers and --scheduler are for a sheet; one slide is shared by --bands")
+        raise StainOptionError("--jobs and --dask are for a sheet; one slide is shared by --bands")
     if workers is not None and scheduler is not None:
-        raise StainOptionError("--workers starts processes here, --scheduler uses others; give one of them")
+        raise StainOptionError("--jobs starts processes here, --dask uses others; give one of them")
     if sheet is not None and (bands != "1/1" or zarr is not None):
         raise StainOptionError("--bands and --zarr are for one slide, not for a sheet")
     band = _band(bands)
@@ -131,7 +153,7 @@ def stain(
     from past_vihc.wsi.settings import StainSettings
     from past_vihc.wsi.stainer import stain_slide
 
-    tiff = {
+    tiff: dict[str, Any] = {
         "layout": None if layout is None else layout.value,
         "compression": compression.value,
         "quality": quality,
@@ -143,7 +165,7 @@ def stain(
         tissue_only=tissue_mask,
         background=background,
     )
-    if slide is None:
+    if sheet is not None:
         job = {
             "model": model if model == "demo" else str(Path(model).resolve()),
             "device": device,
@@ -156,6 +178,7 @@ def stain(
         }
         _many(sheet, output, job, workers, scheduler)
         return
+    assert slide is not None  # one of the two was given
     outputs = plan_outputs(output, zarr=zarr, overwrite=overwrite, **tiff)
     from past_core.commands.progress import progress_bar
     from past_vihc.wsi.loading import load_stainer, model_name
@@ -245,12 +268,12 @@ def _band(text: str) -> tuple[int, int]:
 
 def _follow(bar: "Progress") -> "StainProgress":
     """Shows one line at a time: first the windows, then the tiles that are written."""
-    task = None
+    task: TaskID | None = None
     shown = ""
 
     def follow(what: str, new: int, total: int) -> None:
         nonlocal task, shown
-        if what != shown:
+        if task is None or what != shown:
             if task is not None:
                 bar.remove_task(task)
             task, shown = bar.add_task(what, total=total), what

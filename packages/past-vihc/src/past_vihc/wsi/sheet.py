@@ -141,7 +141,7 @@ def stain_rows_on_dask(
         from distributed import as_completed
     except ImportError as error:
         raise DaskMissingError(
-            "Dask is not installed: `pip install past-vihc[dask]`, or leave --workers and --scheduler out to "
+            "Dask is not installed: `pip install past-vihc[dask]`, or leave --jobs and --dask out to "
             "stain one slide after the other"
         ) from error
     outcomes: dict[int, Outcome] = {}
@@ -153,8 +153,8 @@ def stain_rows_on_dask(
         }
         for future in as_completed(futures):
             number = futures[future]
-            error = future.exception()
-            outcome = future.result() if error is None else Outcome(rows[number], "failed", _text(error))
+            fault = future.exception()
+            outcome = future.result() if fault is None else Outcome(rows[number], "failed", _text(fault))
             outcomes[number] = outcome
             if report is not None:
                 report(outcome)
@@ -180,7 +180,7 @@ def _client(workers: int | None, scheduler: str | None) -> Iterator[Any]:
         return
     with (
         LocalCluster(
-            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None
+            n_workers=workers, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"
         ) as cluster,
         Client(cluster) as client,
     ):
