@@ -230,7 +230,7 @@ def test_bags_that_cannot_be_used(tmp_path: Path) -> None:
         read_bag(tmp_path / "e.h5").coords()
     with h5py.File(tmp_path / "g.h5", "w") as file:
         file.create_dataset("features", (10**8, 10**6), "f4", chunks=(1, 100))  # of which nothing is written
-    with pytest.raises(BagError, match=r"shape \(100000000, 1000000\), more than 32 GiB"):
+    with pytest.raises(BagError, match=r"claim 400,000,000,000,000 bytes, of which [0-9,]+ are stored"):
         read_bag(tmp_path / "g.h5")
     with h5py.File(tmp_path / "h.h5", "w") as file:
         file["features"] = np.array([[b"a", b"b"]])

@@ -1,8 +1,6 @@
 """A generator as one file: safetensors, with everything but the weights as JSON in its metadata."""
 
 import json
-import pickle
-import zipfile
 from collections.abc import Mapping
 from importlib.metadata import version
 from importlib.resources import as_file, files
@@ -14,6 +12,8 @@ from torch import Tensor
 
 from past_core.atomic import replacing
 from past_core.errors import PastError
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.tensors import load_tensors
 from past_core.remote import require_local
 from past_core.training.finite import not_finite
 from past_vihc.markers import MarkerError, marker
@@ -49,7 +49,6 @@ ARCHITECTURES = {"FiLMGenerator": FiLMGenerator}
 """Networks that a file may hold, by the name of their class."""
 PREFIXES = ("average.module.", "generator.")
 """Where a task keeps its generator; the moving average, where there is one, comes first."""
-_UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError)
 
 
 class GeneratorFileError(PastError, ValueError):
@@ -138,11 +137,10 @@ def export_generator(checkpoint: str | Path, out: str | Path) -> Path:
         )
     try:
         # Mapped: the optimisers' state, twice the weights, is never read from the disk.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        content = load_tensors(path)
+    except ForeignError as error:
         raise GeneratorFileError(
-            f"{path}: truncated, damaged, or it holds code, which is never executed ({reason})"
+            f"{path}: truncated, damaged, or it holds code, which is never executed ({error})"
         ) from error
     entry = content.get(KEY) if isinstance(content, Mapping) else None
     state = content.get("state_dict") if isinstance(content, Mapping) else None

@@ -1,20 +1,19 @@
 """What a checkpoint holds, and how each container of it is opened: sizes first, weights on demand."""
 
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from past_core.checkpoint.errors import CheckpointError, CheckpointNotFoundError
 from past_core.checkpoint.folder import CONFIG, WEIGHTS, is_export, read_entry
 from past_core.checkpoint.format import GENE_MEANS, KEY, check_format
 from past_core.checkpoint.tensors import open_safetensors
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.tensors import load_tensors
 from past_core.tokens import Vocabulary
 
 if TYPE_CHECKING:
@@ -132,19 +131,10 @@ def _open_lightning(path: Path) -> _Parts:
     # torch checks each tensor against the archive, so what is read here is never larger than the file.
     try:
         # Mapped, the optimiser's state, twice the size of the weights, is never read from the disk.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        OSError,
-        LookupError,
-        ValueError,
-        TypeError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        content = load_tensors(path)
+    except ForeignError as error:
         raise CheckpointError(
-            f"{path}: truncated, damaged, or it holds code, which is never executed ({reason[:200]})"
+            f"{path}: truncated, damaged, or it holds code, which is never executed ({error})"
         ) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}; expected a checkpoint of PAST")

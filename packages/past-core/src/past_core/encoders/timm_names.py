@@ -66,7 +66,7 @@ def _by_hub(name: str, weights: str | Path | None, *, download: bool) -> ImageEn
         architecture = str(content["architecture"])
         preprocessing = content.get("pretrained_cfg", content)
         config = _config(architecture, content.get("model_args") or {}, preprocessing)
-    except (ValueError, KeyError, TypeError, AttributeError, ModelError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError, ModelError) as error:
         raise EncoderError(
             f"huggingface.co/{name} is no timm model: its config.json cannot be used ({error!r})"
         ) from error

@@ -9,6 +9,7 @@ import numpy as np
 from anndata import AnnData
 
 from past_core.errors import PastError
+from past_core.foreign.sizes import check_hdf5
 from past_core.ingest.assays import assay_token
 from past_core.ingest.checks import SlideDataError, whole_counts
 from past_core.ingest.genes import gene_table
@@ -111,6 +112,7 @@ def _read_table(h5ad: Path) -> AnnData:
     if not h5ad.is_file():
         raise HestNotFoundError(f"no AnnData file at {h5ad}")
     try:
+        check_hdf5(h5ad)
         table = read_h5ad(h5ad)
     except Exception as error:
         raise HestError(f"{h5ad} cannot be read as AnnData ({error}); is the file complete?") from error
@@ -125,7 +127,7 @@ def _stated_mpp(h5ad: Path) -> float | None:
     for path in (h5ad.with_suffix(".json"), h5ad.parent.parent / "metadata" / f"{h5ad.stem}.json"):
         try:
             stated = json.loads(path.read_text())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         for key in MPP_KEYS:
             value = stated.get(key) if isinstance(stated, dict) else None

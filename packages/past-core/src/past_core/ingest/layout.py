@@ -127,7 +127,7 @@ def parse_json(content: bytes, path: Location) -> dict[str, Any]:
     """
     try:
         parsed = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(
             f"{path} cannot be read ({error}); make the store again with `past ingest`"
         ) from error

@@ -2,17 +2,17 @@
 
 import logging
 import math
-import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.tensors import load_tensors
 from past_core.models.errors import ModelError, WeightsNotFoundError
 
 logger = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ def read_weights(path: str | Path) -> Mapping[str, Tensor]:
             msg = f"{path} is not a complete safetensors file: {error}"
             raise ModelError(msg) from error
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        state = load_tensors(path, mapped=False)
+    except ForeignError as error:
         msg = f"{path} cannot be read as tensors only (truncated, or it holds pickled code): {error}"
         raise ModelError(msg) from error
     for wrapper in ("state_dict", "model"):

@@ -134,7 +134,7 @@ def _tiff(path: Path, shape: tuple[int, int]) -> np.ndarray:
 def _png(path: Path, shape: tuple[int, int]) -> np.ndarray:
     from PIL import Image
 
-    with Image.open(path) as image:
+    with Image.open(path, formats=["PNG"]) as image:  # others run programs of their own (EPS)
         if image.mode not in {"L", "I", "I;16", "1", "P"}:
             raise LabelError(f"{path}: a PNG of mode {image.mode}; expected one channel of 8 or 16 bits")
         kind = np.dtype(np.int32)

@@ -175,7 +175,7 @@ def _load(folder: Path) -> Any:
     try:
         config = json.loads((folder / "config.json").read_text())
         channels = config["n_channel_in"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / 'config.json'}: not a StarDist model's ({error})") from error
     if channels != 3:
         raise ModelError(f"{folder}: a model of images with {channels} channels; expected 3, as {MODEL} has")

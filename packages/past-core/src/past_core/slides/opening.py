@@ -150,7 +150,7 @@ def read_attributes(path: Location) -> dict:
             continue
         except PastError:
             raise
-        except (ValueError, OSError) as error:
+        except (ValueError, RecursionError, OSError) as error:
             raise SlideError(f"{file}: not valid zarr metadata ({error}); the store is truncated") from error
         attributes = content.get(key, {}) if key and isinstance(content, dict) else content
         if not isinstance(attributes, dict):

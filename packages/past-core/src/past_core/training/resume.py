@@ -1,19 +1,17 @@
 """Going on with a run: which checkpoint is its last, and whether training may go on from it."""
 
 import logging
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from past_core.errors import PastError
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
 
 SUFFIX = ".ckpt"
-_UNREADABLE = (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError)
 
 
 class ResumeError(PastError, ValueError):
@@ -59,10 +57,9 @@ def require_checkpoint(folder: str | Path) -> Path:
 def _problem(path: Path) -> str | None:
     try:
         # Mapped, not read: only what is looked at comes from the disk, so this is quick for any size.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except _UNREADABLE as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        return f"truncated or damaged ({reason})"
+        content = load_tensors(path, mapped=True)
+    except ForeignError as error:
+        return f"truncated or damaged ({error})"
     if not isinstance(content, Mapping) or not {"loops", "state_dict"} <= set(content):
         return "not a checkpoint of training"
     if "optimizer_states" not in content:

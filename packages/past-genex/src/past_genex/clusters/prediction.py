@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from past_core.foreign.sizes import check_hdf5, check_zarr
 from past_genex.clusters.leiden import ClusterError
 from past_genex.data.slides import ExpressionSlide
 
@@ -134,7 +135,13 @@ def read_predicted(path: Path) -> PredictedCells:
     if not path.exists():
         raise ClusterError(f"{path}: no such prediction; make one with past predict")
     try:
-        table = ad.read_h5ad(path) if path.suffix == ".h5ad" else ad.read_zarr(_table_folder(path))
+        if path.suffix == ".h5ad":
+            check_hdf5(path)
+            table = ad.read_h5ad(path)
+        else:
+            folder = _table_folder(path)
+            check_zarr(folder)
+            table = ad.read_zarr(folder)
     except ClusterError:
         raise
     except Exception as error:  # whatever the readers raise on a file that is none of theirs

@@ -12,6 +12,8 @@ import numpy as np
 from past_core.atomic import replacing
 from past_core.embed.output import EmbedError
 from past_core.embed.partial import sweep
+from past_core.foreign.arrays import open_npy
+from past_core.foreign.errors import ForeignError
 from past_core.slides.identity import source_key
 from past_core.slides.stored import StoredSlide
 from past_core.synthetic.default import cache_folder
@@ -158,8 +160,8 @@ def _read(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        found = open_npy(path)
+    except (ForeignError, OSError) as error:
         logger.warning("%s is damaged (%s): made again", path, error)
         return None
     if found.shape != shape or found.dtype != np.float32:

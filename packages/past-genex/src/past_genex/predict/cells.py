@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from past_core.foreign.tables import read_csv
 from past_core.slides.slide import Slide
 from past_core.slides.stored import StoredSlide
 from past_genex.predict.reading import PredictionError
 
 logger = logging.getLogger(__name__)
+
+MAX_BYTES = 4 * 2**30
+"""Largest table of cells."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -119,16 +123,16 @@ def listed_cells(slide: Slide, path: Path) -> Cells:
     if path.suffix.lower() == ".geojson":
         return _polygons(slide, path)
     readers = {
-        ".csv": pd.read_csv,
-        ".tsv": lambda file, **options: pd.read_csv(file, sep="\t", **options),
+        ".csv": read_csv,
+        ".tsv": lambda file, **options: read_csv(file, sep="\t", **options),
         ".parquet": pd.read_parquet,
     }
     if path.suffix.lower() not in readers:
         raise PredictionError(f"{path}: expected {', '.join(readers)} or .geojson")
-    options = {} if path.suffix.lower() == ".parquet" else {"dtype": {"cell_id": str}}
+    options = {} if path.suffix.lower() == ".parquet" else {"dtype": {"cell_id": str}, "max_bytes": MAX_BYTES}
     try:
         table = readers[path.suffix.lower()](path, **options)
-    except (ValueError, OSError) as error:
+    except Exception as error:  # ForeignError, and whatever pyarrow raises on damage
         raise PredictionError(f"{path} is not a readable table ({error})") from error
     names = next((pair for pair in (("x", "y"), ("x_um", "y_um")) if set(pair) <= set(table.columns)), None)
     if names is None:
@@ -157,7 +161,7 @@ def _polygons(slide: Slide, path: Path) -> Cells:
         features = features["features"] if isinstance(features, dict) else features
         shapes = shapely.from_geojson([json.dumps(each["geometry"]) for each in features])
         ids = [str(each.get("id", number)) for number, each in enumerate(features)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, shapely.GEOSException) as error:
+    except Exception as error:  # whatever json and GEOS raise on what is no GeoJSON
         raise PredictionError(f"{path} is no readable GeoJSON of polygons ({error!r})") from error
     wrong = [number for number, shape in enumerate(shapes) if not isinstance(shape, shapely.Polygon)]
     if wrong:

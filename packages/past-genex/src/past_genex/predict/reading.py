@@ -11,6 +11,7 @@ import pandas as pd
 import zarr
 
 from past_core.errors import PastError
+from past_core.foreign.sizes import check_zarr
 
 FORMAT = 1
 """Version of a prediction; a reader refuses every other one."""
@@ -96,6 +97,7 @@ def read_prediction(path: str | Path) -> Prediction:
             f"{path} has format {manifest.get('format')}, this version reads {FORMAT}; predict again"
         )
     try:
+        check_zarr(path / "tables" / TABLE)
         table = zarr.open_group(path / "tables" / TABLE, mode="r")
         obs, genes = read_elem(table["obs"]), read_elem(table["var"])
         centroids = np.asarray(read_elem(table["obsm/spatial"]), np.float64)
@@ -122,6 +124,6 @@ def read_prediction(path: str | Path) -> Prediction:
 def _manifest(path: Path) -> Mapping[str, Any]:
     try:
         manifest = json.loads((path / "zarr.json").read_text())["attributes"]["past"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return {}
     return manifest if isinstance(manifest, dict) else {}

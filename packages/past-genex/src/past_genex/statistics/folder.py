@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from past_core.errors import PastError
+from past_core.foreign.arrays import open_npy
+from past_core.foreign.errors import ForeignError
 from past_genex.statistics.moments import Moments, MomentsError, merge_moments
 from past_genex.statistics.units import Unit
 
@@ -181,7 +183,7 @@ def open_statistics(folder: Path | str) -> SlideStatistics:
         meta = json.loads(path.read_text())
         found = (meta["format"], meta["key"]["encoder"], meta["slide"], meta["patient"])
         regions, d, genes = int(meta["n_regions"]), int(meta["key"]["dim"]), len(meta["genes"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise StatisticsError(f"{path}: not the description of a slide's statistics ({error!r})") from error
     if found[0] != FORMAT:
         raise StatisticsError(f"{path}: format {found[0]!r}; this version reads {FORMAT}, collect them again")
@@ -194,8 +196,8 @@ def open_statistics(folder: Path | str) -> SlideStatistics:
 def _load(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     """A float64 array, memory-mapped, after its header and size are what they should be."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        array = open_npy(path)
+    except (OSError, ForeignError) as error:
         raise StatisticsError(
             f"{path}: missing or damaged ({error}); collect the statistics again"
         ) from error

@@ -159,15 +159,15 @@ def read_ids(path: Path) -> dict[str, str]:
         VectorNotFoundError: no such file.
         VectorError: other columns, or a symbol with two ids.
     """
-    import pandas as pd
-
+    from past_core.foreign.errors import ForeignError
+    from past_core.foreign.tables import read_csv
     from past_surv.data.vector_files import VectorError, VectorNotFoundError
 
     if not path.is_file():
         raise VectorNotFoundError(f"{path}: no such table of genes; expected a CSV with symbol and id")
     try:
-        table = pd.read_csv(path, dtype=str)
-    except (ValueError, OSError) as error:
+        table = read_csv(path, dtype=str)
+    except (ForeignError, OSError) as error:
         raise VectorError(f"{path}: not a readable CSV ({error})") from error
     if not {"symbol", "id"} <= set(table):
         raise VectorError(f"{path}: columns {', '.join(map(str, table))}; expected symbol and id")

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +11,10 @@ from typing import Any
 import numpy as np
 
 from past_core.errors import PastError
+from past_core.foreign.arrays import open_npy
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.sizes import check_hdf5, check_zarr
+from past_core.foreign.tensors import load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -157,6 +159,7 @@ def _reader(path: Path) -> Callable:
 def _hdf5(path: Path) -> Iterator[Content]:
     import h5py
 
+    check_hdf5(path)
     with h5py.File(path, "r") as file:
         yield _group(path, file, lambda array: _mapped(path, array))
 
@@ -165,6 +168,7 @@ def _hdf5(path: Path) -> Iterator[Content]:
 def _zarr(path: Path) -> Iterator[Content]:
     import zarr
 
+    check_zarr(path)
     yield _group(path, zarr.open_group(path, mode="r"), lambda array: array)
 
 
@@ -172,15 +176,11 @@ def _zarr(path: Path) -> Iterator[Content]:
 def _tensor(path: Path) -> Iterator[Content]:
     import torch
 
-    # Files of torch before 1.6 are no archives, and cannot be mapped.
-    mapped = zipfile.is_zipfile(path)
     try:
-        # What torch warns of is said below, where it matters.
-        with warnings.catch_warnings(action="ignore"):
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # damaged, or a pickle of more than tensors, which is never run
+        found = load_tensors(path)
+    except ForeignError as error:  # damaged, or a pickle of more than tensors, which is never run
         raise BagError(
-            f"{path}: cannot be read as a tensor ({str(error).splitlines()[0]}); expected what "
+            f"{path}: cannot be read as a tensor ({error}); expected what "
             "torch.save(features) writes for a tensor (M, D)"
         ) from error
     named = found if isinstance(found, dict) else {"features": found}
@@ -194,7 +194,7 @@ def _tensor(path: Path) -> Iterator[Content]:
 
 @contextmanager
 def _array(path: Path) -> Iterator[Content]:
-    yield Content(path, np.load(path, mmap_mode="r", allow_pickle=False))
+    yield Content(path, open_npy(path))
 
 
 def _numpy(tensor: Any) -> np.ndarray:

@@ -1,7 +1,6 @@
 """A cohort: who was followed for how long, with which slides, and the clinical and molecular columns."""
 
 import logging
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ import numpy as np
 import pandas as pd
 
 from past_core.errors import PastError
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.tables import read_csv
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ OMICS = ("_rnaseq", "_cnv", "_mut")
 """Endings of the columns of expression, copy number and mutation."""
 CLINICAL = ("age", "is_female", "site", "oncotree_code")
 MAX_BYTES = 4 * 2**30
-"""Largest table that is unpacked from an archive."""
+"""Largest table, unpacked."""
 
 
 class CohortError(PastError, ValueError):
@@ -133,14 +134,9 @@ def read_cohort(path: str | Path, *, name: str | None = None) -> Cohort:
 def _table(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise CohortNotFoundError(f"{path}: no such cohort table; expected a CSV with one row a slide")
-    if path.suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            sizes = [member.file_size for member in archive.infolist() if not member.is_dir()]
-        if len(sizes) != 1 or sizes[0] > MAX_BYTES:
-            raise CohortError(f"{path}: expected one CSV of at most 4 GiB in it, found sizes {sizes}")
     try:
-        table = pd.read_csv(path, low_memory=False)
-    except (ValueError, OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        table = read_csv(path, max_bytes=MAX_BYTES, low_memory=False)
+    except (ForeignError, OSError) as error:
         raise CohortError(f"{path}: not a readable CSV ({error})") from error
     if "case_id" not in table:
         raise CohortError(f"{path}: no column case_id; it has {_some([str(c) for c in table.columns])}")

@@ -4,16 +4,16 @@ import csv
 import json
 import logging
 import re
-import zipfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from past_core.atomic import replacing
 from past_core.errors import PastError
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.tables import read_csv
+from past_surv.data.cohort import MAX_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +102,15 @@ def read_cases(path: str | Path) -> list[str]:
     if path.suffix.lower() in (".csv", ".tsv", ".zip", ".gz"):
         separator = "\t" if ".tsv" in path.suffixes else ","
         try:
-            header = pd.read_csv(path, sep=separator, nrows=0, index_col=False)
+            header = read_csv(path, max_bytes=MAX_BYTES, sep=separator, nrows=0, index_col=False)
             if "case_id" not in header:
                 found = ", ".join(map(str, header.columns[:8]))
                 raise GdcError(f"{path}: no column case_id; it has {found}")
-            given = pd.read_csv(path, sep=separator, usecols=["case_id"], dtype=str)["case_id"].dropna()
+            table = read_csv(path, max_bytes=MAX_BYTES, sep=separator, usecols=["case_id"], dtype=str)
+            given = table["case_id"].dropna()
         except GdcError:
             raise
-        except (ValueError, OSError, zipfile.BadZipFile) as error:
+        except (ForeignError, OSError) as error:
             raise GdcError(f"{path}: not a readable table ({error})") from error
     else:
         try:
@@ -139,7 +140,7 @@ def read_listing(path: str | Path) -> list[GdcFile]:
     if text.lstrip()[:1] in ("{", "["):
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise GdcError(f"{path}: damaged JSON ({error}); download the listing again") from error
         return [parse_file(hit, f"{path}, file {k}") for k, hit in enumerate(hits_of(content, str(path)), 1)]
     rows = list(csv.DictReader(text.splitlines(), delimiter="\t"))

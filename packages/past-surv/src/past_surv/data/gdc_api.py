@@ -118,5 +118,5 @@ def _ask(api: str, question: dict[str, Any], *, timeout: float, tries: int, paus
         raise GdcError(f"{api}: an answer of more than {MAX_BYTES // 2**20} MiB; expected a page of files")
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise GdcError(f"{api}: the answer is no JSON; it begins with {text[:60]!r}") from error

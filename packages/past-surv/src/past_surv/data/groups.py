@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.tables import read_csv
 from past_surv.data.cohort import OMICS, Cohort, CohortError
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,10 @@ def read_groups(path: str | Path) -> dict[str, list[str]]:
     path = Path(path)
     if not path.exists():
         raise CohortError(f"{path}: no such file of gene groups; expected a CSV with a column a group")
-    table = pd.read_csv(path, dtype=str)
+    try:
+        table = read_csv(path, dtype=str)
+    except (ForeignError, OSError) as error:
+        raise CohortError(f"{path}: not a readable CSV of gene groups ({error})") from error
     groups = {str(name): sorted(set(table[name].dropna().str.strip()) - {""}) for name in table}
     empty = [name for name, genes in groups.items() if not genes]
     if empty or not groups:

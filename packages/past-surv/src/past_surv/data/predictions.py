@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import zarr
 from scipy import sparse
 
 from past_core.errors import PastError
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.sizes import check_zarr
+from past_core.foreign.tables import read_csv
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ def read_predicted(path: str | Path) -> PredictedSlide:
             f"{manifest.get('normalisation')!r}); counts can be had from {', '.join(NORMALISATIONS)} only"
         )
     try:
+        check_zarr(path / "tables" / "predicted")
         table = zarr.open_group(path / "tables" / "predicted", mode="r")
         genes = read_elem(table["var"]).index.astype(str)
         places = np.asarray(read_elem(table["obsm/spatial"]), np.float64)
@@ -146,7 +149,7 @@ def read_predicted(path: str | Path) -> PredictedSlide:
 def _manifest(path: Path) -> Mapping[str, Any]:
     try:
         manifest = json.loads((path / "zarr.json").read_text())["attributes"]["past"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return {}
     return manifest if isinstance(manifest, dict) else {}
 
@@ -177,8 +180,8 @@ def find_predictions(place: str | Path) -> dict[str, Path]:
 
 def _from_sheet(place: Path) -> dict[str, Path]:
     try:
-        sheet = pd.read_csv(place, dtype=str)
-    except (ValueError, OSError) as error:
+        sheet = read_csv(place, dtype=str)
+    except (ForeignError, OSError) as error:
         raise ExpressionError(f"{place}: not a sheet (CSV with a header): {error}") from error
     name = next((column for column in ("slide", "slide_id", "case_id") if column in sheet), None)
     if "prediction" not in sheet or name is None:

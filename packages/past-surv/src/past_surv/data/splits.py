@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from past_core.errors import PastError
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.tables import read_csv
 from past_surv.data.cohort import Cohort
 
 
@@ -44,7 +45,10 @@ def read_folds(folder: str | Path, cohort: Cohort) -> list[Fold]:
         raise SurvivalSplitError(f"{folder}: no splits_0.csv, splits_1.csv, ... with columns train and val")
     folds = []
     for number, path in files:
-        table = pd.read_csv(path, dtype=str)
+        try:
+            table = read_csv(path, dtype=str)
+        except (ForeignError, OSError) as error:
+            raise SurvivalSplitError(f"{path}: not a readable CSV of folds ({error})") from error
         side = next((name for name in ("val", "test") if name in table), None)
         if "train" not in table or side is None:
             raise SurvivalSplitError(f"{path}: columns {list(table.columns)}; expected train and val")

@@ -14,6 +14,8 @@ import numpy as np
 from past_core.atomic import replacing
 from past_core.embed.partial import PartialError, sweep
 from past_core.embed.vectors import embed_patches
+from past_core.foreign.arrays import open_npy
+from past_core.foreign.errors import ForeignError
 from past_core.slides import Slide
 from past_core.synthetic.cache import cache_folder
 from past_vihc.data.content import content_key
@@ -189,8 +191,8 @@ def _read(path: Path, shape: tuple[int, int, int]) -> np.ndarray | None:
     if not path.is_file():
         return None
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+        found = open_npy(path)
+    except (ForeignError, OSError) as error:
         logger.warning("%s is damaged (%s): made again", path, error)
         return None
     if found.shape != shape or found.dtype != np.float32:

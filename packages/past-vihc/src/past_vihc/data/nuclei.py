@@ -12,6 +12,7 @@ import numpy as np
 
 from past_core.atomic import replacing
 from past_core.errors import PastError
+from past_core.foreign.arrays import open_npy
 from past_core.nuclei import WatershedSettings, nucleus_tiles
 from past_core.nuclei.segment import MAX_MPP
 from past_core.nuclei.slidewide import slide_wide
@@ -115,7 +116,7 @@ def _load(path: Path) -> np.ndarray:
 
     try:
         if path.suffix.lower() == ".npy":
-            labels = np.load(path, mmap_mode="r", allow_pickle=False)
+            labels = open_npy(path)
         else:
             try:
                 labels = tifffile.memmap(path, mode="r")

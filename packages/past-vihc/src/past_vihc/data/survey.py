@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -129,7 +128,7 @@ def _read(path: Path, measure: bool) -> Survey | None:
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in ("grid", *(MEASURES if measure else ()))}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # noqa: BLE001  (whatever numpy, zipfile and zlib raise on damage)
         logger.warning("%s is damaged (%s): made again", path, error)
         return None
     return found

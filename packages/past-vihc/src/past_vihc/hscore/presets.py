@@ -129,7 +129,7 @@ def read_thresholds(path: Path) -> Thresholds:
         raise ThresholdFileNotFoundError(f"no thresholds at {path}; past calibrate writes them")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ThresholdError(f"{path}: not a file of thresholds ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ThresholdError(f"{path}: not a file of past calibrate (its format is not {FORMAT!r})")

@@ -49,7 +49,7 @@ def read_regions(path: Path) -> list[Region]:
         raise RegionNotFoundError(f"no regions at {path}; expected a GeoJSON of polygons")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RegionError(f"{path}: not a GeoJSON ({error})") from error
     features = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(features, list) or not features:

@@ -6,9 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from past_core.foreign.errors import ForeignError
+from past_core.foreign.tables import read_csv
 from past_vihc.hscore.calibrate import CalibrationError, Example
 
 CLASS_COLUMNS = ("negative", "weak", "moderate", "strong")
+MAX_BYTES = 4 * 2**30
+"""Largest table of nuclei."""
 
 
 class ExamplesNotFoundError(CalibrationError, FileNotFoundError):
@@ -33,8 +37,8 @@ def read_examples(path: Path, measure: Callable[[Path, float | None], np.ndarray
     if not path.is_file():
         raise ExamplesNotFoundError(f"no table at {path}; expected a CSV of scored examples")
     try:
-        table = pd.read_csv(path)
-    except (OSError, ValueError) as error:
+        table = read_csv(path)
+    except (OSError, ForeignError) as error:
         raise CalibrationError(f"{path}: not a CSV ({error})") from error
     source = next((name for name in ("nuclei", "image") if name in table), None)
     by_class = all(name in table for name in CLASS_COLUMNS)
@@ -63,9 +67,9 @@ def read_examples(path: Path, measure: Callable[[Path, float | None], np.ndarray
 
 def _dab(file: Path) -> np.ndarray:
     try:
-        table = pd.read_csv(file)
+        table = read_csv(file, max_bytes=MAX_BYTES)
         return pd.to_numeric(table["dab_od"]).to_numpy(np.float64)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CalibrationError(
             f"{file}: no table of nuclei ({error!r}); expected the column dab_od, as past hscore writes it"
         ) from error

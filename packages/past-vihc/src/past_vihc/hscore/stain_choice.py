@@ -59,7 +59,7 @@ def read_stains(path: Path) -> StainSet:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         rows = [[float(v) for v in content[name]] for name in ("haematoxylin", "dab")]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise StainsError(
             f"{path}: no stain vectors ({error}); expected a JSON with haematoxylin and dab, three "
             "numbers each"

@@ -85,6 +85,6 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
             return json.loads(unescape(entry[1])) if entry else None
         if text.startswith(USE):
             return json.loads(text.split("\n", 1)[1])
-    except (ValueError, IndexError) as error:
+    except (ValueError, RecursionError, IndexError) as error:
         raise SlideError(f"{path}: its description is damaged ({error})") from error
     return None
