@@ -1,13 +1,15 @@
 """The public encoders by name; another one is one more entry."""
 
 from functools import partial
+from typing import Any
 
 import timm
 
 from past_core.encoders import conch, convnets, ctranspath, plip
 from past_core.encoders.entry import CLIP_MEAN, CLIP_STD, PublicEncoder
+from past_core.encoders.plugins import declared_encoders
 
-_UNI = {"init_values": 1e-5, "dynamic_img_size": True}
+_UNI: dict[str, Any] = {"init_values": 1e-5, "dynamic_img_size": True}
 
 IMAGE_ENCODERS: dict[str, PublicEncoder] = {
     "uni": PublicEncoder(
@@ -125,3 +127,5 @@ IMAGE_ENCODERS: dict[str, PublicEncoder] = {
     ),
 }
 """Encoders beside PAST's own. `timm:NAME` and `hf-hub:OWNER/NAME` reach the rest of timm's."""
+
+IMAGE_ENCODERS |= declared_encoders(IMAGE_ENCODERS)
