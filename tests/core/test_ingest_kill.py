@@ -15,14 +15,17 @@ from past_core.ingest.store import SlideStore, StoreNotFoundError
 
 KILLS = 20
 SERVER = """
-import json, os, signal, sys, time
+import contextlib, importlib, json, os, signal, sys, tempfile, time
 import spatialdata
 import past_core.ingest.write, past_core.ingest.xenium, past_core.ingest.outlines, past_core.ingest.describe
+import past_core.ingest.quality.reflag
 from past_core.cli import past_main
 
-# Libraries are imported once and not yet used; every run is a process of its own.
+# Libraries are imported once and not yet used; every run is a process of its own. What a whole run has
+# imported besides is imported here after it, so that the next ones find it.
 for line in sys.stdin:
     delay, arguments = json.loads(line)
+    imported = tempfile.TemporaryFile("w+")
     child = os.fork()
     if not child:
         os.setsid()
@@ -31,6 +34,9 @@ for line in sys.stdin:
         try:
             past_main()
         finally:
+            if delay is None:
+                json.dump(list(sys.modules), imported)
+                imported.flush()
             os._exit(0)
     began, end = time.monotonic(), None if delay is None else time.monotonic() + delay
     while os.waitpid(child, os.WNOHANG) == (0, 0):
@@ -38,13 +44,23 @@ for line in sys.stdin:
             os.killpg(child, signal.SIGKILL)
             end = None
         time.sleep(0.002)
-    print(time.monotonic() - began, flush=True)
+    seconds = time.monotonic() - began
+    imported.seek(0)
+    for name in json.loads(imported.read() or "[]"):
+        if name not in sys.modules:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    imported.close()
+    print(seconds, flush=True)
 """
 
 
 @pytest.fixture(scope="module")
 def ingest():
-    """Runs `past ingest ARGS`, killed after a delay in seconds if one is given; returns how long it ran."""
+    """Runs `past ingest ARGS` (or another verb), killed after a delay in seconds if one is given.
+
+    Returns how long it ran.
+    """
     server = subprocess.Popen(
         [sys.executable, "-c", SERVER],
         stdin=subprocess.PIPE,
@@ -53,8 +69,8 @@ def ingest():
         text=True,
     )
 
-    def run(*arguments, kill=None):
-        server.stdin.write(json.dumps([kill, ["ingest", *map(str, arguments)]]) + "\n")
+    def run(*arguments, kill=None, verb="ingest"):
+        server.stdin.write(json.dumps([kill, [verb, *map(str, arguments)]]) + "\n")
         server.stdin.flush()
         line = server.stdout.readline()
         assert line, f"the server ended with {server.wait()}"
@@ -63,6 +79,7 @@ def ingest():
     yield run
     server.stdin.close()
     server.wait(30)
+    server.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +161,35 @@ def test_overwriting_leaves_the_old_or_the_new_store(ingest, bundle, reference, 
     ingest(*arguments(bundle, out, "new", "--overwrite"))
     assert content(out)[0] == "new"
     assert [item.name for item in tmp_path.iterdir()] == ["a.zarr"]
+
+
+def test_killed_flags_are_the_old_or_the_new_ones(ingest, bundle, tmp_path):
+    """`past qc --write`: flags, reasons, neighbours and manifest change together or not at all."""
+    out, kept = tmp_path / "stores" / "a.zarr", tmp_path / "kept.zarr"
+    ingest(*arguments(bundle, out, "p"))
+    flag = (out, "--set", "minimal", "--set", "min_counts=60", "--write")
+    shutil.copytree(out, kept)
+    old = content(out)
+    ingest(*flag, verb="qc")  # the first is slower
+    new = content(out)
+    assert 0 < new[2]["qc_pass"].sum() != old[2]["qc_pass"].sum()
+    assert new[1]["qc"]["options"]["min_counts"] == 60
+    shutil.rmtree(out)
+    shutil.copytree(kept, out)
+    seconds, seen, partial = ingest(*flag, verb="qc"), [], 0
+    for delay in moments(seconds, KILLS // 4, seed=10):
+        shutil.rmtree(out)
+        shutil.copytree(kept, out)
+        ingest(*flag, kill=delay, verb="qc")
+        partial += any(item.name.endswith(".partial") for item in out.parent.iterdir())
+        found = content(out)
+        seen.append(found[1] == new[1])
+        assert_same(found, new if seen[-1] else old)
+    assert partial, "no kill met the writer"
+    assert not all(seen)
+    ingest(*flag, verb="qc")
+    assert_same(content(out), new)
+    assert [item.name for item in out.parent.iterdir()] == ["a.zarr"], "leftovers were not swept"
 
 
 def test_a_killed_sheet_goes_on(bundle, tmp_path):

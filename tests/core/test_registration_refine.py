@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from made_registered import SIZE_UM, bulge, grid_um, he_of, made_bundle, shifted, truth_of, without_masks
 
+from past_core.ingest.quality.pixels import ArraySlide
 from past_core.registration import nuclei_points
 from past_core.registration.boundaries import outlines_in
 from past_core.registration.combine import combine
+from past_core.registration.contradiction import contradiction
 from past_core.registration.image_report import judge_image
 from past_core.registration.keypoints import read_keypoints
 from past_core.registration.measure import measure
@@ -97,6 +99,59 @@ def test_another_tissue_is_not_accepted(bundle, other):
     assert not found.accepted
     assert found.registration is None
     assert "does not show this bundle's nuclei" in found.reason
+
+
+@pytest.fixture(scope="module")
+def images(bundle):
+    """The bundle's H&E, and images that show nothing of it."""
+    with open_slide(he_of(bundle)) as slide:
+        pixels = slide.read(0, 0, 0, slide.height, slide.width)
+    noise = np.random.default_rng(0).normal(0, 6, pixels.shape)
+    eosin = np.array([230.0, 170, 200])[:, None, None]
+    return {
+        "itself": pixels,
+        "grey": np.repeat(pixels.mean(axis=0, keepdims=True).astype(np.uint8), 3, axis=0),
+        "glass": np.clip(240 + noise, 0, 255).astype(np.uint8),
+        "eosin": np.clip(eosin + noise, 0, 255).astype(np.uint8),
+        "mirrored": np.ascontiguousarray(pixels[:, ::-1]),
+    }
+
+
+@pytest.mark.parametrize(
+    ("image", "shift", "words"),
+    [
+        ("itself", (0.0, 0.0), None),
+        ("itself", (30.0, 20.0), "none of the bundle's nuclei is found in the H&E, though it shows"),
+        ("mirrored", (0.0, 0.0), "none of the bundle's nuclei is found"),
+        ("grey", (30.0, 20.0), "none of the bundle's nuclei is found"),
+        ("glass", (0.0, 0.0), "100% of the cells lie on glass or beside the H&E"),
+        ("itself", (200.0, 0.0), "% of the cells lie on glass or beside the H&E"),
+        ("eosin", (0.0, 0.0), None),
+    ],
+)
+def test_what_contradicts_a_registration(bundle, images, image, shift, words):
+    frame = shifted(truth_of(bundle), 0.0, shift)
+    slide = ArraySlide(images[image], mpp=0.25)
+    with open_nuclei(bundle) as nuclei:
+        middles, side = choose_windows(nuclei.cells_um, most=3)
+        windows = measure(slide, nuclei, frame, middles, side_um=side, search_um=12.0)
+        assert any(window.found for window in windows) == (image == "itself" and shift == (0.0, 0.0))
+        found = contradiction(slide, nuclei, frame, windows, side_um=side)
+    assert (found is None) == (words is None)
+    assert words is None or words in found
+
+
+@pytest.mark.parametrize(("image", "verdict"), [("glass", "reject"), ("eosin", "check")])
+def test_an_image_without_nuclei_is_judged_by_why(bundle, images, image, verdict):
+    """Glass cannot be the right place; tissue that shows no nucleus of its own cannot be judged."""
+    slide, truth = ArraySlide(images[image], mpp=0.25), truth_of(bundle)
+    with open_nuclei(bundle) as nuclei:
+        found = refine(slide, nuclei, truth, most_windows=4)
+    assert found.before_um is None
+    assert (found.against is None, found.blind) == (verdict == "check", verdict == "check")
+    judgement = judge_image(found, truth.matrix)
+    assert judgement.verdict == verdict
+    assert judgement.reasons[0].startswith("100%" if verdict == "reject" else "not checked against the image")
 
 
 def test_dapi_serves_where_there_are_no_masks(bundle, tmp_path):

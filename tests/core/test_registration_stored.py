@@ -1,12 +1,17 @@
 """A registration read back: exactly what was written; damage and foreign files are named."""
 
 import json
+import shutil
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from made_keypoints import NINE, waves
 
+from past_core.registration.folder import fingerprint
 from past_core.registration.local import BlendedRigid, ThinPlate
+from past_core.registration.run import RegisterRequest
 from past_core.registration.stored import (
     StoredError,
     StoredNotFoundError,
@@ -136,3 +141,44 @@ def test_another_bundle_is_refused(tmp_path):
 
 def test_no_correction_is_none():
     assert correction_from(None) is None
+
+
+def inputs(folder):
+    """A request of made-up files, which are not read but for what tells them apart."""
+    return RegisterRequest(
+        keypoints=(folder / "keypoints.csv",),
+        bundle=folder / "bundle",
+        he=folder / "he.tif",
+        matrix=folder / "matrix.csv",
+    )
+
+
+def test_a_fingerprint_is_of_what_is_in_the_files(tmp_path):
+    first = tmp_path / "first"
+    (first / "bundle" / "morphology_focus").mkdir(parents=True)
+    files = ("keypoints.csv", "he.tif", "matrix.csv", "bundle/experiment.xenium", "bundle/cells.parquet")
+    files += ("bundle/morphology_focus/morphology_focus_0000.ome.tif",)
+    for name in files:
+        (first / name).write_text(name)
+    masks = first / "bundle" / "cells.zarr.zip"
+    with zipfile.ZipFile(masks, "w") as archive:
+        archive.writestr("masks/0/0.0", b"labels")
+    wanted = fingerprint(inputs(first))
+    assert fingerprint(inputs(shutil.copytree(first, tmp_path / "moved"))) == wanted
+    seen = {wanted}
+    for name in files:
+        other = shutil.copytree(first, tmp_path / name.replace("/", "-"))
+        (other / name).write_text(name.upper())
+        seen.add(fingerprint(inputs(other)))
+    for content in (b"others", b"labels of another size"):
+        with zipfile.ZipFile(masks, "w") as archive:
+            archive.writestr("masks/0/0.0", content)
+        seen.add(fingerprint(inputs(first)))
+    masks.write_bytes(b"no zip")
+    seen.add(fingerprint(inputs(first)))
+    masks.unlink()
+    (first / "bundle" / "cells.parquet").unlink()
+    seen.add(fingerprint(inputs(first)))
+    changes = ({"refine": False}, {"scale": True}, {"he_mpp": 0.25}, {"matrix": None})
+    seen |= {fingerprint(replace(inputs(first), **change)) for change in changes}
+    assert len(seen) == 1 + len(files) + 4 + len(changes)

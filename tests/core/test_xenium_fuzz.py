@@ -275,7 +275,7 @@ def zarr_damage(damage, tmp_path_factory):
     assert not folder.joinpath("outside").exists()
 
 
-@examples(50)
+@examples(30)
 @given(name=st.sampled_from(COUNTS), how=st.sampled_from(SHAPES), seed=st.integers(0, 10**6))
 def test_arrays_of_the_matrix(zarr_damage, name, how, seed):
     rng = np.random.default_rng(seed)
@@ -286,7 +286,7 @@ def test_arrays_of_the_matrix(zarr_damage, name, how, seed):
         zarr_damage.judge(bundle, exchanged=exchanged)
 
 
-@examples(40)
+@examples(30)
 @given(name=st.sampled_from(COUNTS), how=st.sampled_from(ENTRIES), noise=st.binary(min_size=1, max_size=64))
 def test_entries_of_the_matrix(zarr_damage, name, how, noise):
     with zarr_damage.copy() as bundle:
@@ -306,7 +306,7 @@ def test_names_of_the_matrix(zarr_damage, how):
         assert zarr_damage.judge(bundle) is None
 
 
-@pytest.mark.parametrize("size", [10**5, 10**7, 2**31, 2**40, 10**30])
+@pytest.mark.parametrize("size", [10**7, 2**40])
 @pytest.mark.parametrize("name", COUNTS)
 def test_sizes_that_the_matrix_claims(zarr_damage, name, size):
     def claim(entries):

@@ -81,10 +81,7 @@ def fingerprint(request: "RegisterRequest") -> str:
     """Tells the inputs of a registration apart by what is in them, not by where they lie.
 
     Small files are hashed whole, of large ones what `source_key` looks at, of a zip its list of contents with
-    their checksums.
-
-    Raises:
-        PastError: A file is not there.
+    their checksums. What is not there is missed by whoever reads it.
     """
     from past_core.slides.identity import source_key
 
@@ -100,15 +97,18 @@ def fingerprint(request: "RegisterRequest") -> str:
 
 
 def _bundle(bundle: Path) -> list[str]:
-    """What a registration reads of a bundle: its manifest, cells, and nuclei (masks or DAPI)."""
-    from past_core.ingest.xenium_layout import find_files
+    """What a registration reads of a bundle where it is there: manifest, cells, nuclei (masks or DAPI)."""
+    from past_core.ingest.xenium_layout import EXPERIMENT, MASKS, SUFFIXES
     from past_core.registration.nuclei_points import dapi_files
     from past_core.slides.identity import source_key
 
-    files = find_files(bundle)
-    masks = "" if files.masks is None else _zip_key(files.masks)
-    dapi = [source_key(path) for path in dapi_files(bundle)[:1]]
-    return [sha256(files.experiment), sha256(files.cells), masks, *dapi]
+    cells = [path for suffix in SUFFIXES if (path := bundle / f"cells{suffix}").is_file()]
+    masks = bundle / MASKS
+    return [
+        *(sha256(path) for path in (bundle / EXPERIMENT, *cells[:1])),
+        _zip_key(masks) if masks.is_file() else "",
+        *(source_key(path) for path in dapi_files(bundle)[:1]),
+    ]
 
 
 def _zip_key(path: Path) -> str:
