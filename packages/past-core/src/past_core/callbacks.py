@@ -3,7 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,6 +14,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from past_core.figures import joint_map, retrieval_panel
 from past_core.pretrain import ContrastivePretraining
 from past_core.retrieval import SlideEmbeddings, partner_ranks
+from past_core.training.attached import data_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +30,7 @@ def run_folder(trainer: pl.Trainer) -> Path:
     )
 
 
-def _publish(trainer: pl.Trainer, tag: str, figure: object) -> None:
+def _publish(trainer: pl.Trainer, tag: str, figure: "Figure") -> None:
     """Writes a figure to `<log dir>/<tag>.png` and to every TensorBoard logger."""
     folder = run_folder(trainer)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +91,10 @@ class RetrievalPanel(pl.Callback):
     def __init__(self, *, queries: int = 8, retrieved: int = 6) -> None:
         self.queries, self.retrieved = queries, retrieved
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: ContrastivePretraining) -> None:
+    # Lightning's callbacks are for any task; this one is for pretraining.
+    def on_validation_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: ContrastivePretraining
+    ) -> None:
         """Draws the panel."""
         if trainer.sanity_checking or not trainer.is_global_zero or not pl_module.embeddings:
             return
@@ -96,7 +103,7 @@ class RetrievalPanel(pl.Callback):
         query = torch.linspace(0, n - 1, min(self.queries, n) + 2)[1:-1].round().long()
         top = (slide.image[query] @ slide.cell.T).topk(min(self.retrieved, n), dim=1).indices
         rows = slide.cells.numpy()
-        data = trainer.datamodule
+        data = data_of(trainer)
         size = data.patch_size
         images = data.patches(slide.slide, rows[query.numpy()])
         found = data.patches(slide.slide, rows[top.numpy().ravel()]).reshape(*top.shape, 3, size, size)
@@ -122,7 +129,10 @@ class JointUMAP(pl.Callback):
     def __init__(self, *, cells: int = 1500, seed: int = 0) -> None:
         self.cells, self.seed = cells, seed
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: ContrastivePretraining) -> None:
+    # Of this task alone, as above.
+    def on_fit_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: ContrastivePretraining
+    ) -> None:
         """Draws the map from the last validation's embeddings."""
         if not trainer.is_global_zero or not pl_module.embeddings:
             return

@@ -1,9 +1,10 @@
 """What training on several processes needs beyond DDP."""
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from past_core.errors import PastError
 
@@ -20,14 +21,14 @@ class _Gather(torch.autograd.Function):
     """all_gather; the gradient of a process's own rows is summed over the losses of all processes."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, local: Tensor) -> Tensor:
+    def forward(ctx: Any, local: Tensor) -> Tensor:
         parts = [torch.empty_like(local) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, local)
         ctx.rows = len(local)
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
         start = dist.get_rank() * ctx.rows

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PARTNER_COLOUR = "#1b9e3e"
@@ -44,7 +45,7 @@ def retrieval_panel(
     return figure
 
 
-def _patch(axis: object, patch: np.ndarray, colour: str) -> None:
+def _patch(axis: "Axes", patch: np.ndarray, colour: str) -> None:
     axis.imshow(patch.transpose(1, 2, 0))
     axis.set_xticks([])
     axis.set_yticks([])

@@ -3,13 +3,14 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from past_core.errors import PastError
+from past_core.models.dual_encoder import ProjectionHead
 from past_core.models.image_encoder import ImageEncoder
 
 Space = Literal["features", "joint"]
@@ -44,7 +45,7 @@ class FrozenEncoder:
     precision: str = "32"
 
     def __init__(
-        self, name: str, encoder: ImageEncoder, head: nn.Module | None = None, *, demo: bool = False
+        self, name: str, encoder: ImageEncoder, head: ProjectionHead | None = None, *, demo: bool = False
     ) -> None:
         config = encoder.config
         self.name, self.demo = name, demo
@@ -52,7 +53,7 @@ class FrozenEncoder:
         self.mpp, self.patch_size = config.mpp, config.image_size
         self.mean, self.std = config.mean, config.std
         self._encoder, self._head = encoder, head
-        self.dim: int = encoder.dim if head is None else head.layer_norm.normalized_shape[0]
+        self.dim = encoder.dim if head is None else head.layer_norm.normalized_shape[0]
         preprocessing = {
             "architecture": config.name,
             "options": dict(config.options),
@@ -62,7 +63,7 @@ class FrozenEncoder:
             "std": config.std,
             "space": self.space,
         }
-        parts = {"encoder": encoder} | ({} if head is None else {"head": head})
+        parts: dict[str, nn.Module] = {"encoder": encoder} | ({} if head is None else {"head": head})
         self.fingerprint = fingerprint(preprocessing, parts)
         for module in parts.values():
             module.eval().requires_grad_(requires_grad=False)
@@ -128,10 +129,16 @@ class FrozenEncoder:
         )
 
 
-def check_space(space: str) -> None:
-    """Refuses an unknown space."""
-    if space not in ("features", "joint"):
-        raise EncoderError(f"space {space!r}; expected 'features' or 'joint'")
+def check_space(space: str) -> Space:
+    """The space of that name.
+
+    Raises:
+        EncoderError: there is none.
+    """
+    for known in get_args(Space):
+        if space == known:
+            return known
+    raise EncoderError(f"space {space!r}; expected 'features' or 'joint'")
 
 
 def fingerprint(settings: Mapping[str, Any], parts: Mapping[str, nn.Module | Tensor]) -> str:

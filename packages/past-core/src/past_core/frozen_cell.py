@@ -20,7 +20,7 @@ NEIGHBORS = 8
 class Neighborhood(NamedTuple):
     """Neighbours: `index` `(N, k)` rows, -1 where absent; `distance` `(N, k)` over the slide's median."""
 
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # in place of tuple.index
     distance: np.ndarray
 
     @classmethod
@@ -62,7 +62,10 @@ class FrozenCellEncoder:
         config = self._encoder.config
         self.max_genes = config.max_genes
         self.dim: int = config.width if self._head is None else head.layer_norm.normalized_shape[0]
-        parts = {"encoder": self._encoder, "means": torch.from_numpy(self._means)}
+        parts: dict[str, nn.Module | torch.Tensor] = {
+            "encoder": self._encoder,
+            "means": torch.from_numpy(self._means),
+        }
         if self._head is not None:
             parts["head"] = self._head
         settings = {"config": vars(config), "vocabulary": self.vocabulary.fingerprint, "space": space}

@@ -62,7 +62,7 @@ def read_genes(path: str | Path | None = None) -> tuple[str, ...]:
     return tuple(genes)
 
 
-def read_means(technology: Technology, path: str | Path | None = None) -> np.ndarray:
+def read_means(technology: str, path: str | Path | None = None) -> np.ndarray:
     """A technology's published non-zero means, (20310,) float64, NaN where there is none.
 
     For `rank_tokenize` with `missing="drop"` or `"error"`. See `prepared_means` for nicheformer's own use.

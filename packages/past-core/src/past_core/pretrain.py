@@ -3,22 +3,24 @@
 import logging
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from past_core.augment import Augmentation, augment
 from past_core.data.batch import CellBatch
 from past_core.distributed import GatherError, gather_with_gradient, require_same_step
 from past_core.errors import PastError
-from past_core.losses import ContrastiveLoss, contrastive_loss
+from past_core.losses import ContrastiveLoss, Targets, contrastive_loss
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig, center_projection_heads
 from past_core.models.image_encoder import ImageEncoderConfig
 from past_core.retrieval import SlideEmbeddings, slide_retrieval
+from past_core.training.attached import built, data_of, logging_interval
 from past_core.training.checks import (
     AccumulationError,
     InitialWeightsError,
@@ -105,8 +107,8 @@ class ContrastivePretraining(pl.LightningModule):
         temperature: float = 0.07,
         temperature_min: float = 0.01,
         temperature_max: float = 1.0,
-        temperature_form: str = "log",
-        targets: str = "similarity",
+        temperature_form: Literal["log", "clamped"] = "log",
+        targets: Targets = "similarity",
         center_heads: bool = True,
         learning_rate: float = 1e-3,
         start_learning_rate: float = 1e-6,
@@ -152,7 +154,7 @@ class ContrastivePretraining(pl.LightningModule):
         if self.model is not None:
             return
         require_single_steps(self.trainer.accumulate_grad_batches)
-        data = self.trainer.datamodule
+        data = data_of(self.trainer)
         cell = replace(self.config.cell, vocabulary_size=data.vocabulary.size, max_genes=data.max_genes)
         require_fitting_data(data, self.config.image, cell)
         self.config = replace(self.config, cell=cell)
@@ -176,12 +178,12 @@ class ContrastivePretraining(pl.LightningModule):
 
     @staticmethod
     def _on(device: torch.device, batch: CellBatch) -> CellBatch:
-        return CellBatch(*(part.to(device) if isinstance(part, Tensor) else part for part in batch))
+        return CellBatch._make(part.to(device) if isinstance(part, Tensor) else part for part in batch)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW; linear warm-up over the first epoch, then a cosine by step."""
         optimizer = adamw(
-            self.model,
+            built(self.model),
             learning_rate=self.learning_rate,
             weight_decay=self.weight_decay,
             betas=self.betas,
@@ -215,14 +217,14 @@ class ContrastivePretraining(pl.LightningModule):
         torch.manual_seed(self._step_seed(batch_idx, purpose=1))
 
     def _step_seed(self, batch_idx: int, *, purpose: int) -> int:
-        key = [self.trainer.datamodule.seed, self.current_epoch, batch_idx, self.global_rank, purpose]
+        key = [data_of(self.trainer).seed, self.current_epoch, batch_idx, self.global_rank, purpose]
         return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
 
     def training_step(self, batch: CellBatch, batch_idx: int) -> Tensor:
         """One step on the loss over the cells of all ranks."""
         generator = torch.Generator().manual_seed(self._step_seed(batch_idx, purpose=2))
         images = augment(batch.images, self.augmentation, generator)
-        output = self.model(*batch._replace(images=images).inputs)
+        output = built(self.model)(*batch._replace(images=images).inputs)
         image, cell = self._gather(output.image, output.cell)
         result = contrastive_loss(
             image,
@@ -245,7 +247,7 @@ class ContrastivePretraining(pl.LightningModule):
         if self.global_step > self.warmup_steps and self.global_step % COLLAPSE_INTERVAL == 0:
             self._check_collapse(result, len(image))
         self.log("train/loss", result.loss, prog_bar=True)
-        if (self.global_step + 1) % max(1, self.trainer.log_every_n_steps) == 0:
+        if (self.global_step + 1) % max(1, logging_interval(self.trainer)) == 0:
             self._log_figures(result, output.temperature, len(image))
         return result.loss
 
@@ -274,7 +276,7 @@ class ContrastivePretraining(pl.LightningModule):
                 "train/image_cosine": result.image_cosine,
                 "train/cell_cosine": result.cell_cosine,
                 "train/temperature": temperature,
-                "train/learning_rate": self.optimizers().param_groups[0]["lr"],
+                "train/learning_rate": self.trainer.optimizers[0].param_groups[0]["lr"],
             }
         )
 
@@ -307,20 +309,21 @@ class ContrastivePretraining(pl.LightningModule):
             )
 
     def _cell_name(self, slide: int, row: int) -> tuple[str, str]:
-        store = (self.trainer.datamodule.train_stores + self.trainer.datamodule.val_stores)[slide]
+        data = data_of(self.trainer)
+        store = (data.train_stores + data.val_stores)[slide]
         return store.name, str(store.cell_ids[row])
 
     # --- validation -----------------------------------------------------------------------------------------
 
     def validation_step(self, batch: CellBatch, batch_idx: int) -> None:
         """Collects the joint embeddings of held-out cells."""
-        output = self.model(*batch.inputs)
+        output = built(self.model)(*batch.inputs)
         self._collector.add(output.image, output.cell, batch.slide, batch.cell)
 
     def on_validation_epoch_end(self) -> None:
         """Retrieval within every held-out slide, in both directions, beside chance."""
         self._validated_at = None if self.trainer.sanity_checking else self.global_step
-        data = self.trainer.datamodule
+        data = data_of(self.trainer)
         stores = data.val_stores
         # The supply numbers training slides first.
         self.embeddings = self._collector.gather(
@@ -348,7 +351,7 @@ class ContrastivePretraining(pl.LightningModule):
             NonFiniteError: a loss or a weight is not finite; nothing is written then.
         """
         self._watch.stop_if_not_finite(self._cell_name)
-        require_finite_weights(self.model, step=self.global_step)
+        require_finite_weights(built(self.model), step=self.global_step)
         checkpoint["past"] = checkpoint_entry(
             self, self.config, targets=self.targets, validated_at=self._validated_at, plan=self._plan()
         )
@@ -360,12 +363,12 @@ class ContrastivePretraining(pl.LightningModule):
         from past_core.tokens import Vocabulary
 
         past = checkpoint["past"]
-        self.trainer.datamodule.vocabulary.require(Vocabulary.from_dict(past["vocabulary"]).fingerprint)
+        data_of(self.trainer).vocabulary.require(Vocabulary.from_dict(past["vocabulary"]).fingerprint)
         if self.trainer.training:
             saved = past.get("training", {}).get("plan", {})
             require_same_plan(saved, self._plan(), step=checkpoint["global_step"])
 
     def _plan(self) -> dict[str, float]:
         steps, _ = planned_steps(self.trainer)
-        data = self.trainer.datamodule
+        data = data_of(self.trainer)
         return describe_plan(data, world_size=self.trainer.world_size, steps_per_epoch=steps)

@@ -37,7 +37,7 @@ class RemotePath:
     def __init__(self, url: "str | Path | RemotePath") -> None:
         match = _URL.match(str(url))
         scheme = SCHEMES.get(match["scheme"].lower()) if match else None
-        if scheme is None:
+        if match is None or scheme is None:
             raise RemoteError(f"{url}: not a URL that is read; expected s3://, gs://, http:// or https://")
         self.scheme = scheme
         bucket, _, key = match["rest"].partition("/")

@@ -124,8 +124,8 @@ def explain(error: Exception, url: str) -> RemoteError | None:
     text = str(error)
     scheme = url.split("://", 1)[0]
     status = text.split(":", 1)[0]
-    code = re.search(r"http_response_code='(\d+)'", text)
-    code = code[1] if code else None
+    answered = re.search(r"http_response_code='(\d+)'", text)
+    code = answered[1] if answered else None
     if "NoSuchBucket" in text:
         bucket = url.split("/")[2]
         return RemoteError(f"{url}: there is no bucket {bucket!r}; check its name and AWS_ENDPOINT_URL")

@@ -92,15 +92,19 @@ def optical_density(image: Image, *, white: float | tuple[float, float, float] =
     """
     if image.ndim < 3 or image.shape[-3] != 3:
         raise StainError(f"an image of shape {tuple(image.shape)}; expected (..., 3, H, W)")
+    return _density(image, white)
+
+
+def _density(image: Any, white: float | tuple[float, float, float]) -> Any:
     if _is_tensor(image):
         import torch
 
-        values = image if image.is_floating_point() else image.float()
-        level = torch.as_tensor(white, dtype=values.dtype, device=values.device).reshape(-1, 1, 1)
-        return (torch.log10(level) - torch.log10(values.clamp(min=MIN_VALUE))).clamp(min=0)
+        pixels = image if image.is_floating_point() else image.float()
+        level = torch.as_tensor(white, dtype=pixels.dtype, device=pixels.device).reshape(-1, 1, 1)
+        return (torch.log10(level) - torch.log10(pixels.clamp(min=MIN_VALUE))).clamp(min=0)
     values = image if np.issubdtype(image.dtype, np.floating) else image.astype(np.float32)
-    level = np.asarray(white, values.dtype).reshape(-1, 1, 1)
-    return np.maximum(np.log10(level) - np.log10(np.maximum(values, MIN_VALUE)), 0)
+    glass = np.asarray(white, values.dtype).reshape(-1, 1, 1)
+    return np.maximum(np.log10(glass) - np.log10(np.maximum(values, MIN_VALUE)), 0)
 
 
 def deconvolve(
@@ -122,12 +126,13 @@ def reconstruct(
     concentrations: Image, stains: str | StainSet, *, white: float | tuple[float, float, float] = 255.0
 ) -> Image:
     """The inverse of `deconvolve`: float values `(..., 3, H, W)` in 0..white for possible concentrations."""
-    density = _mix(concentrations, stain_set(stains).matrix)
+    density: Any = _mix(concentrations, stain_set(stains).matrix)
     if _is_tensor(density):
         import torch
 
         level = torch.as_tensor(white, dtype=density.dtype, device=density.device).reshape(-1, 1, 1)
-        return level * torch.pow(10.0, -density)
+        values: Any = level * torch.pow(10.0, -density)
+        return values
     return np.asarray(white, density.dtype).reshape(-1, 1, 1) * np.power(
         np.asarray(10, density.dtype), -density
     )

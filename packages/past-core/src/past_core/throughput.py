@@ -12,6 +12,7 @@ from past_core.data.batch import CellBatch
 from past_core.models.dual_encoder import DualEncoderConfig
 from past_core.planning.devices import peak_flops, recognise
 from past_core.planning.flops import step_flops, sum_flops
+from past_core.training.attached import logging_interval
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Throughput(pl.Callback):
         self._peak: float | None = None
         self._config: DualEncoderConfig | None = None
         self._start: float | None = None
+        self._idle_since = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks up the device. The first step, which compiles and allocates, belongs to no interval."""
@@ -98,22 +100,23 @@ class Throughput(pl.Callback):
             parts = step_flops(self._config, lengths, neighbors=neighbors, ranks=trainer.world_size)
             self._flops += sum_flops(parts).training
         step = trainer.global_step
-        if trainer.log_every_n_steps and step % trainer.log_every_n_steps == 0 and step != self._logged_step:
+        interval = logging_interval(trainer)
+        if interval and step % interval == 0 and step != self._logged_step:
             self._logged_step = step
             _wait_for(pl_module.device)
-            pl_module.log_dict(self._figures(trainer, pl_module.device), rank_zero_only=True)
+            pl_module.log_dict(self._figures(trainer, pl_module.device, self._start), rank_zero_only=True)
             self._begin(pl_module.device, synchronise=False)
             return
         self._mark()
 
-    def _figures(self, trainer: pl.Trainer, device: torch.device) -> dict[str, float]:
-        seconds = max(perf_counter() - self._start, 1e-9)
+    def _figures(self, trainer: pl.Trainer, device: torch.device, start: float) -> dict[str, float]:
+        seconds = max(perf_counter() - start, 1e-9)
         figures = {
             "train/cells_per_second": self._cells * trainer.world_size / seconds,
             "train/loader_wait_share": min(1.0, self._waited / seconds),
             "train/tokens_per_cell": self._tokens / max(1, self._cells),
         }
-        if self._flops:
+        if self._flops and self._peak:
             figures["train/mfu"] = self._flops / seconds / self._peak
         if device.type == "cuda":
             figures["train/gpu_memory_gib"] = torch.cuda.max_memory_allocated(device) / 2**30

@@ -8,6 +8,7 @@ vocabulary which the paper takes over (theislab/nicheformer, BSD-3).
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,8 +91,7 @@ class Vocabulary:
                 msg = f"gene {position} of the vocabulary is {gene!r}; expected it without version"
                 raise VocabularyError(msg)
         if len(self._index) < len(self.genes):
-            seen: set[str] = set()
-            twice = next(gene for gene in self.genes if gene in seen or seen.add(gene))
+            twice = next(gene for gene, count in Counter(self.genes).items() if count > 1)
             msg = f"gene {twice!r} occurs twice in the vocabulary; every gene needs exactly one token"
             raise VocabularyError(msg)
 

@@ -32,6 +32,8 @@ class CellBatch(NamedTuple):
     batch moves to a device: who cuts sequences by length need not wait for the device."""
 
     @property
-    def inputs(self) -> tuple[torch.Tensor | np.ndarray, ...]:
+    def inputs(
+        self,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
         """The arguments of `DualEncoder.forward`."""
         return (self.images, self.tokens, self.centres, self.neighbors, self.distances, self.lengths)

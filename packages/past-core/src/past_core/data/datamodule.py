@@ -13,6 +13,7 @@ from past_core.data.loader import SlideLoader, TrainLoader
 from past_core.data.plan import BatchSizeError, BlockCells, EpochPlan
 from past_core.data.split import SplitError, held_out_patients, held_out_strip
 from past_core.data.supply import PatchSpec, RegionSupply, SlideSource, open_stores
+from past_core.errors import PastError
 from past_core.ingest.store import SlideStore
 from past_core.tokens import GeneMeans, Vocabulary
 
@@ -21,6 +22,10 @@ logger = logging.getLogger(__name__)
 CENTRING_CELLS = 512
 DEFAULT_GROUP_SIZE = 1
 """A shuffled batch: `python -m benchmarks locality` compares."""
+
+
+class NotSetUpError(PastError, RuntimeError):
+    """Batches were asked of a DataModule before `setup`."""
 
 
 class PretrainDataModule(pl.LightningDataModule):
@@ -128,14 +133,15 @@ class PretrainDataModule(pl.LightningDataModule):
                 f"data.batch_size is {self.batch_size}; a contrastive batch needs at least 2 cells"
             )
         self._split(open_stores(self._paths()))
-        self._learn_genes()
+        vocabulary, gene_means = self._learn_genes()
+        self.vocabulary, self.gene_means = vocabulary, gene_means
         spec = PatchSpec(mpp=self.mpp, size=self.patch_size)
         sources = [
             SlideSource(
                 store,
                 spec=spec,
-                vocabulary=self.vocabulary,
-                gene_means=self.gene_means,
+                vocabulary=vocabulary,
+                gene_means=gene_means,
                 max_genes=self.max_genes,
                 context_order=self.context_order,
                 missing_means=self.missing_means,
@@ -162,7 +168,7 @@ class PretrainDataModule(pl.LightningDataModule):
             n_train,
             sum(map(len, self._val_cells)),
             len(self.val_stores),
-            len(self.vocabulary),
+            len(vocabulary),
         )
 
     def _paths(self) -> list[str | Path]:
@@ -201,14 +207,12 @@ class PretrainDataModule(pl.LightningDataModule):
             train, val = held_out_strip(store, fraction=self._val_strip, buffer_um=self.mpp * self.patch_size)
             self._train_rows[number], self._val_rows[number] = train, val
 
-    def _learn_genes(self) -> None:
+    def _learn_genes(self) -> tuple[Vocabulary, np.ndarray]:
         path = self._vocabulary_name
         if path == "panel":
-            self.vocabulary = Vocabulary.from_panel(
-                g for store in self.train_stores for g in store.genes.index
-            )
+            vocabulary = Vocabulary.from_panel(g for store in self.train_stores for g in store.genes.index)
         else:
-            self.vocabulary = Vocabulary.nicheformer(None if path == "nicheformer" else path)
+            vocabulary = Vocabulary.nicheformer(None if path == "nicheformer" else path)
         if self._means_name == "technology":
             from past_core.nicheformer import read_means
 
@@ -217,16 +221,26 @@ class PretrainDataModule(pl.LightningDataModule):
                 raise SplitError(
                     f"gene_means: technology needs slides of one assay, found {', '.join(sorted(assays))}"
                 )
-            self.gene_means = read_means(assays.pop(), None if path in ("panel", "nicheformer") else path)
-        else:
-            means = GeneMeans(len(self.vocabulary))
-            for number, store in enumerate(self.train_stores):
-                rows = self._train_rows.get(number, store.passed)
-                index = self.vocabulary.lookup(list(store.genes.index))
-                means.update(store.counts[np.flatnonzero(rows)], index)
-            self.gene_means = means.means
+            return vocabulary, read_means(assays.pop(), None if path in ("panel", "nicheformer") else path)
+        means = GeneMeans(len(vocabulary))
+        for number, store in enumerate(self.train_stores):
+            rows = self._train_rows.get(number, store.passed)
+            index = vocabulary.lookup(list(store.genes.index))
+            means.update(store.counts[np.flatnonzero(rows)], index)
+        return vocabulary, means.means
 
     # --- loaders --------------------------------------------------------------------------------------------
+
+    @property
+    def supply(self) -> RegionSupply:
+        """What makes the batches.
+
+        Raises:
+            NotSetUpError: before `setup`.
+        """
+        if self._supply is None:
+            raise NotSetUpError("the DataModule has no slides open yet; call setup('fit') first")
+        return self._supply
 
     def _plan(self) -> EpochPlan:
         return EpochPlan(
@@ -263,14 +277,14 @@ class PretrainDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """Batches of this rank's share of the training cells."""
-        return TrainLoader(self._supply, self._plan())
+        return TrainLoader(self.supply, self._plan())
 
     def val_dataloader(self) -> SlideLoader | list:
         """All cells of the held-out slides; none where nothing is held out."""
         if not self._val_cells:
             return []
         return SlideLoader(
-            self._supply,
+            self.supply,
             self._val_cells,
             batch_size=self.val_batch_size,
             rank=self._rank,
@@ -281,15 +295,15 @@ class PretrainDataModule(pl.LightningDataModule):
         """512 training cells, the same on every rank, for centring the projection heads."""
         cells = self._plan().sample(CENTRING_CELLS)
         for start in range(0, len(cells), self.val_batch_size):
-            yield self._supply.batch(cells[start : start + self.val_batch_size])
+            yield self.supply.batch(cells[start : start + self.val_batch_size])
 
     def patches(self, store_number: int, rows: np.ndarray) -> np.ndarray:
         """Patches of cells of a validation slide, `(n, 3, L, L)` uint8, for pictures."""
         number = len(self.train_stores) + store_number
-        blocks = self._supply.sources[number].store.blocks
+        blocks = self.supply.sources[number].store.blocks
         block = np.searchsorted(blocks[:, 3], rows, side="right")
         cells = np.stack([np.full(len(rows), number), block, rows], axis=1).astype(np.int64)
-        return self._supply.batch(cells).images.numpy()
+        return self.supply.batch(cells).images.numpy()
 
     def teardown(self, stage: str) -> None:
         """Keeps the supply: fit, validate and test share it until the process ends."""

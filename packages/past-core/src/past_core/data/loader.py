@@ -2,18 +2,47 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from past_core.data.batch import CellBatch
-from past_core.data.plan import EpochPlan
-from past_core.data.supply import Key, RegionSupply
+from past_core.data.supply import Key
+
+Batch = TypeVar("Batch")
+Made_co = TypeVar("Made_co", covariant=True)
 
 DEPTH = 2
 """Batches made ahead of the consumer."""
 READ_AHEAD = 2
 """Blocks read ahead of the batch that is made, beyond those it needs."""
+
+
+class Supply(Protocol[Made_co]):
+    """What makes batches: `RegionSupply`, or one of another task."""
+
+    def hold(self, keys: Sequence[Key]) -> None:
+        """Begins to read blocks that batches will need."""
+
+    def release(self, keys: Sequence[Key]) -> None:
+        """Blocks that no batch needs any more."""
+
+    def batch(self, cells: np.ndarray) -> Made_co:
+        """Makes the batch of some rows of the plan."""
+
+
+class Plan(Protocol):
+    """The order of an epoch: `EpochPlan`, or one of another task."""
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in a batch."""
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of every rank in every epoch."""
+
+    def epoch(self, epoch: int) -> np.ndarray:
+        """`(batches, batch_size, columns)` of one epoch."""
 
 
 class _Schedule:
@@ -51,12 +80,12 @@ class _Schedule:
         return [key for key in self._keys[: self._opened] if key in still]
 
 
-def _ahead(supply: RegionSupply, batches: Sequence[np.ndarray]) -> Iterator[CellBatch]:
+def _ahead(supply: Supply[Batch], batches: Sequence[np.ndarray]) -> Iterator[Batch]:
     """Makes batches by threads, ahead of the consumer; their blocks are read further ahead."""
     schedule = _Schedule(batches)
     pool = ThreadPoolExecutor(DEPTH, thread_name_prefix="past-batches")
 
-    def start(step: int) -> Future[CellBatch]:
+    def start(step: int) -> Future[Batch]:
         supply.hold(schedule.opening(step))
         return pool.submit(supply.batch, batches[step])
 
@@ -74,18 +103,18 @@ def _ahead(supply: RegionSupply, batches: Sequence[np.ndarray]) -> Iterator[Cell
         supply.release(schedule.rest())
 
 
-class TrainLoader:
+class TrainLoader(Generic[Batch]):
     """One epoch of the plan; carries its place in it, so that training resumes in mid-epoch.
 
     Lightning saves `state_dict` of any loader that has one, and calls `set_epoch` on its `sampler`.
     """
 
-    def __init__(self, supply: RegionSupply, plan: EpochPlan) -> None:
+    def __init__(self, supply: Supply[Batch], plan: Plan) -> None:
         self._supply, self._plan = supply, plan
         self._epoch, self._first, self._handed_out = 0, 0, 0
 
     @property
-    def sampler(self) -> "TrainLoader":
+    def sampler(self) -> "TrainLoader[Batch]":
         """Itself: what Lightning looks for to call `set_epoch`."""
         return self
 
@@ -101,10 +130,10 @@ class TrainLoader:
     def __len__(self) -> int:
         return self._plan.batches_per_epoch
 
-    def __iter__(self) -> Iterator[CellBatch]:
+    def __iter__(self) -> Iterator[Batch]:
         first, self._first = self._first, 0
         self._handed_out = first
-        for batch in _ahead(self._supply, self._plan.epoch(self._epoch)[first:]):
+        for batch in _ahead(self._supply, list(self._plan.epoch(self._epoch)[first:])):
             # Counted before the batch is used: what the trainer has received, not what was prepared.
             self._handed_out += 1
             yield batch
@@ -119,7 +148,7 @@ class TrainLoader:
         self._first = int(state["handed_out"])
 
 
-class SlideLoader:
+class SlideLoader(Generic[Batch]):
     """The cells of whole slides in order, for validation and prediction; each rank takes a share.
 
     Args:
@@ -132,7 +161,7 @@ class SlideLoader:
 
     def __init__(
         self,
-        supply: RegionSupply,
+        supply: Supply[Batch],
         rows: list[np.ndarray],
         *,
         batch_size: int,
@@ -150,5 +179,5 @@ class SlideLoader:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __iter__(self) -> Iterator[CellBatch]:
+    def __iter__(self) -> Iterator[Batch]:
         return _ahead(self._supply, self._batches)

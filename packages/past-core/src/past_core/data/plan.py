@@ -199,7 +199,9 @@ class EpochPlan:
         at_once = max(1, self._per_shard // self._group_size)
         opened: list[_Piece] = []
         remaining = np.zeros(0, np.int64)
-        cells, blocks, more = [], [], True
+        cells: list[np.ndarray] = []
+        blocks: list[np.ndarray] = []
+        more = True
         while True:
             while more and len(opened) < self._open:
                 piece = next(pieces, None)

@@ -116,7 +116,7 @@ class RegionSupply:
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
         if self._buffers.pin:
             tensors = [tensor.pin_memory() for tensor in tensors]  # or their copies would wait for the device
-        return CellBatch(images, *tensors, lengths)
+        return CellBatch._make([images, *tensors, lengths])
 
     def close(self) -> None:
         """Stops the reading threads."""

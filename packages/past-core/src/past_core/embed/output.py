@@ -72,7 +72,7 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
             with h5py.File(path, "r") as file:
                 manifest = read_elem(file["uns"][MANIFEST_KEY])
         else:
-            manifest = read_elem(zarr.open_group(path, mode="r")["uns"][MANIFEST_KEY])
+            manifest = read_elem(zarr.open_group(path, mode="r")[f"uns/{MANIFEST_KEY}"])
     except Exception as error:  # whatever h5py, zarr or anndata raise on foreign data
         raise EmbedError(f"{path} exists but holds no embeddings of PAST ({error})") from error
     return {key: value.item() if isinstance(value, np.generic) else value for key, value in manifest.items()}

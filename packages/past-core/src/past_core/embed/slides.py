@@ -76,6 +76,7 @@ def embed_slide(
         if tile_um is not None:
             raise EmbedError(f"{path}: a slide store is embedded cell by cell; leave --tile-um out")
         with open_slide(path, mpp=mpp) as slide:
+            assert isinstance(slide, StoredSlide)  # what `is_store` is true of
             return embed_cells(
                 slide.store,
                 image,
@@ -126,7 +127,7 @@ def embed_cells(
     report = (lambda done: progress(done, total)) if progress else (lambda done: None)
     table = ad.AnnData(obs=store.obs.iloc[rows].copy(), obsm={SPATIAL_KEY: store.centroids[rows]})
     manifest = _manifest("cells", store.name, store.path, store.mpp, image if with_image else None)
-    if with_image:
+    if with_image and image is not None:
         table.obsm[IMAGE_KEY] = embed_patches(
             slide or StoredSlide(store),
             store.centroids[rows],
@@ -136,7 +137,7 @@ def embed_cells(
             report,
             output,
         )
-    if with_cell:
+    if with_cell and cell is not None:
         vectors = embed_counts(store, cell, rows, batch_size, report, output)
         table.obsm[CELL_KEY] = vectors
         known = np.isfinite(vectors[:, 0])
@@ -184,7 +185,7 @@ def embed_tiles(
     table = ad.AnnData(obs=obs, obsm={SPATIAL_KEY: grid.centres})
     report = (lambda done: progress(done, len(obs))) if progress else (lambda done: None)
     table.obsm[IMAGE_KEY] = embed_patches(slide, grid.centres, names, image, batch_size, report, output)
-    table.uns[MANIFEST_KEY] = _manifest("tiles", slide.name, slide.path, slide.mpp, image) | {
+    table.uns[MANIFEST_KEY] = _manifest("tiles", slide.name, slide.path, slide.require_mpp(), image) | {
         "tile_um": float(spacing),
         "min_tissue": float(min_tissue),
     }

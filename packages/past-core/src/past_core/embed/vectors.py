@@ -23,7 +23,7 @@ CELL_BATCHES = 16
 def embed_patches(
     slide: Slide,
     centres: np.ndarray,
-    names: Sequence[str],
+    names: Sequence[str] | np.ndarray,
     encoder: "FrozenEncoder",
     batch_size: int,
     report: Callable[[int], None],
@@ -53,7 +53,7 @@ def embed_patches(
         "encoder": encoder.fingerprint,
         "precision": encoder.precision,
         "source": source_key(slide.path),
-        "mpp": float(slide.mpp),
+        "mpp": float(slide.require_mpp()),
         "centres": hashlib.sha256(centres.tobytes()).hexdigest(),
     }
     with partial_vectors(output, key, len(centres), encoder.dim) as vectors:

@@ -6,6 +6,7 @@ recommend for everything but retrieval by text.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import timm
 import torch
@@ -46,7 +47,7 @@ class ConchTower(nn.Module):
     ) -> None:
         super().__init__()
         self.num_features = dim
-        self.trunk = timm.create_model(
+        self.trunk: Any = timm.create_model(  # whatever timm makes of it
             "vit_base_patch16_224",
             img_size=image_size,
             num_classes=0,

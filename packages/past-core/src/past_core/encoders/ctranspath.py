@@ -40,7 +40,10 @@ class ConvStem(nn.Module):
 def build() -> nn.Module:
     """The network without a classifier: the mean of the last stage's tokens, (B, 768)."""
     model = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0)
-    model.patch_embed = ConvStem(model.embed_dim)
+    width = model.embed_dim
+    if not isinstance(width, int):
+        raise TypeError(f"timm's Swin has an embed_dim of {type(width).__name__}; expected its width")
+    model.patch_embed = ConvStem(width)
     return model
 
 

@@ -56,7 +56,9 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key in sorted(k for k in rest if ".self_attn.q_proj." in k):
         parts = [key.replace(".q_proj.", f".{part}_proj.") for part in "qkv"]
         if all(part in rest for part in parts):
-            layer, kind = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\..*\.(\w+)", key).groups()
+            if (found := re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\..*\.(\w+)", key)) is None:
+                continue  # not one of a layer: refused below by its name
+            layer, kind = found.groups()
             out[f"trunk.blocks.{layer}.attn.qkv.{kind}"] = torch.cat([rest.pop(part) for part in parts])
     for key, value in rest.items():
         names = [re.sub(pattern, name, key) for pattern, name in _NAMES.items() if re.fullmatch(pattern, key)]

@@ -60,15 +60,15 @@ def add_annotations(data: SlideData, file: Path | str, *, columns: Sequence[str]
         skipped = [name for name, text in texts.items() if text is None]
         if skipped:
             logger.warning("%s: left out, for they hold numbers with fractions: %s", file, ", ".join(skipped))
-    texts = {
+    named = {
         name: table[name].astype(str) if text is None and columns else text for name, text in texts.items()
     }
-    texts = {name: text for name, text in texts.items() if text is not None}
-    if not texts:
+    known = {name: text for name, text in named.items() if text is not None}
+    if not known:
         raise AnnotationError(
             f"{file} holds no annotation beside the ids in {ids!r}; expected one or more columns of names"
         )
-    taken = [name for name in texts if name in RESERVED or name in data.table.obs]
+    taken = [name for name in known if name in RESERVED or name in data.table.obs]
     if taken:
         raise AnnotationError(
             f"{file}: obs has a column {taken[0]!r} of its own; give the annotation another name"
@@ -84,7 +84,7 @@ def add_annotations(data: SlideData, file: Path | str, *, columns: Sequence[str]
     if unknown:
         logger.warning("%s: %d of %d ids are no cell of %s", file, unknown, len(table), data.name)
     report = {}
-    for name, text in texts.items():
+    for name, text in known.items():
         values = text.reindex(cells)
         missing = int(values.isna().sum())
         kinds = sorted(set(values.dropna()))

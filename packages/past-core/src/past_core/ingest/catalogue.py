@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import Any
 
 from past_core.atomic import replacing
 from past_core.errors import PastError
@@ -123,7 +124,7 @@ def vendor_entries() -> list[Entry]:
         lines = read_table(path).lines
     found = []
     for line in lines:
-        cells = dict(line.cells)
+        cells: dict[str, Any] = dict(line.cells)
         genes = cells.pop("genes")
         found.append(Entry(**cells, features=int(genes) if genes else None))
     return found

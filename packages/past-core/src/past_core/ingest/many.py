@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerContext, SpawnContext
 
 from past_core.ingest.outcome import Outcome, failed, ingest_row
 from past_core.ingest.sheet import IngestRow
@@ -82,7 +83,9 @@ class _Worker:
 
     def __init__(self, row: IngestRow, *, overwrite: bool, threads: int) -> None:
         # Tensorstore does not survive the fork of a process that has used it: the fork server has not.
-        context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
+        context: ForkServerContext | SpawnContext = (
+            get_context("forkserver") if "forkserver" in get_all_start_methods() else get_context("spawn")
+        )
         context.set_forkserver_preload(PRELOAD)
         self.row, self.since = row, time.perf_counter()
         self.pipe, theirs = context.Pipe(duplex=False)

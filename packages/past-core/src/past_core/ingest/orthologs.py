@@ -75,8 +75,9 @@ def to_vocabulary(var: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, object]]:
     renamed = []
     for gene, is_mouse, ortholog in zip(ids, mouse, orthologs, strict=True):
         free = is_mouse and ortholog is not None and ortholog not in taken
-        renamed.append(ortholog if free else gene)
-        taken.add(renamed[-1])
+        name = ortholog if free and ortholog is not None else gene
+        renamed.append(name)
+        taken.add(name)
     unmapped = [place for place, gene in enumerate(renamed) if mouse[place] and gene == ids[place]]
     names = var["symbol"].astype(str).tolist() if "symbol" in var else ids
     var = var.assign(source_id=ids)

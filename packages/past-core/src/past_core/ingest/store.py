@@ -121,7 +121,10 @@ class SlideStore:
         for part in parts:
             self._check_chunks(contents, f"{folder}/{part}")
         group = zarr.open_group(self._table, mode="r", zarr_format=3, use_consolidated=False)
-        shape = tuple(group["obsm/spatial"].shape)
+        spatial = group["obsm/spatial"]
+        if not isinstance(spatial, zarr.Array):
+            raise self._fail("the table's obsm/spatial is no array")
+        shape = tuple(spatial.shape)
         if shape[0] == 0:
             raise StoreError(f"{self.path} holds no cells; ingest a slide with cells")
         blocks = self.blocks

@@ -68,7 +68,7 @@ def to_resolution(data: SlideData, mpp: float) -> SlideData:
     return replace(
         data,
         image=resampled,
-        mpp=float(resampled.mpp),
+        mpp=float(resampled.require_mpp()),
         table=_table(data.table, factor),
         cell_boundaries=_outlines(data.cell_boundaries, factor),
         nucleus_boundaries=_outlines(data.nucleus_boundaries, factor),

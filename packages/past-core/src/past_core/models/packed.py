@@ -88,11 +88,14 @@ def spans_work(device: torch.device) -> bool:
     generator = torch.Generator().manual_seed(0)
     ends = [0, 5, 69, 72]
     drawn = torch.randn(4, ends[-1], 2, 32, generator=generator)
-    *inputs, towards = (x.to(device, torch.bfloat16).requires_grad_() for x in drawn)
+    query, key, value, towards = (x.to(device, torch.bfloat16).requires_grad_() for x in drawn)
+    inputs = [query, key, value]
     try:
-        packed = attend_spans(*inputs, Spans(torch.tensor(ends, dtype=torch.int32, device=device), 64))
+        packed = attend_spans(query, key, value, Spans(torch.tensor(ends, dtype=torch.int32, device=device), 64))
         parts = [
-            F.scaled_dot_product_attention(*(x[start:stop].transpose(0, 1) for x in inputs)).transpose(0, 1)
+            F.scaled_dot_product_attention(
+                *(x[start:stop].transpose(0, 1) for x in (query, key, value))
+            ).transpose(0, 1)
             for start, stop in pairwise(ends)
         ]
         ordinary = torch.cat(parts)

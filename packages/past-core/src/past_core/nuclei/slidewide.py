@@ -60,7 +60,7 @@ def slide_wide(slide: Slide, *, mpp: float, settings: WatershedSettings) -> Slid
     for top, left in _windows(tissue, ratio):
         window = view.read(top, left, SAMPLE, SAMPLE)
         amount = haematoxylin(
-            window, white=white, stains=settings.stains, sigma=settings.smooth_um / view.mpp
+            window, white=white, stains=settings.stains, sigma=settings.smooth_um / view.require_mpp()
         )
         row = np.minimum(((top + np.arange(SAMPLE)) / ratio).astype(np.int64), tissue.shape[0] - 1)
         column = np.minimum(((left + np.arange(SAMPLE)) / ratio).astype(np.int64), tissue.shape[1] - 1)

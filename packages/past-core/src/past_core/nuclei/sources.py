@@ -123,7 +123,7 @@ def label_tiles(
     made: Segmenter = (
         stardist_segmenter(slide, wide, mpp=mpp, model=model)
         if name == "stardist"
-        else WatershedSegmenter(wide, view.mpp, settings)
+        else WatershedSegmenter(wide, view.require_mpp(), settings)
     )
     own = {"otsu": float(wide.threshold), **asdict(settings)} if name == "watershed" else made.parameters
 
@@ -134,8 +134,8 @@ def label_tiles(
 
     return LabelTiles(
         segmenter=made.name,
-        parameters={"mpp": float(view.mpp), "white": list(wide.white), **own},
-        mpp=float(view.mpp),
+        parameters={"mpp": float(view.require_mpp()), "white": list(wide.white), **own},
+        mpp=float(view.require_mpp()),
         downsample=view.downsample,
         height=view.height,
         width=view.width,

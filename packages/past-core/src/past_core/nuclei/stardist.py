@@ -156,7 +156,7 @@ def stardist_segmenter(
         )
     network, name = load_model(path)
     low, high = slide_percentiles(slide, wide, mpp=mpp, percentiles=PERCENTILES)
-    return StarDistSegmenter(network, low, high, mpp=slide.at(mpp).mpp, name=name)
+    return StarDistSegmenter(network, low, high, mpp=slide.at(mpp).require_mpp(), name=name)
 
 
 def load_model(path: Path) -> tuple[Any, str]:

@@ -109,7 +109,7 @@ def nucleus_tiles(
     """
     settings = settings or WatershedSettings()
     view = slide.at(mpp)
-    segmenter = segmenter or WatershedSegmenter(wide, view.mpp, settings)
+    segmenter = segmenter or WatershedSegmenter(wide, view.require_mpp(), settings)
     tile = max(view.height, view.width) if tile is None else tile
     halo, step = segmenter.halo, segmenter.align
     corners = [(y, x) for y in range(0, view.height, tile) for x in range(0, view.width, tile)]
@@ -126,7 +126,7 @@ def nucleus_tiles(
         width = min(-(-(right + halo) // step) * step, view.width) - left
         image = view.read(top, left, height, width)
         amount = haematoxylin(
-            image, white=wide.white, stains=settings.stains, sigma=settings.smooth_um / view.mpp
+            image, white=wide.white, stains=settings.stains, sigma=settings.smooth_um / view.require_mpp()
         )
         labels = segmenter.labels(image, amount, (left, top))
         made = _owned(labels, amount, (left, top), (x, y, right, bottom), view.downsample, wide)

@@ -163,12 +163,14 @@ def plan_training(
     peak = _peak(device, job.precision)
     if flops_per_second is not None:
         utilisation = flops_per_second
+        speed = flops_per_second.value
     elif peak is None:
         raise CapacityError(
             "no speed is known for a CPU: measure it with `python -m benchmarks step`, "
             "and name its file with --rates"
         )
-    speed = flops_per_second.value if flops_per_second is not None else utilisation.value * peak
+    else:
+        speed = utilisation.value * peak
     compute, supplied = speed / work * job.ranks, supply.value * job.nodes
     rate = min(compute, supplied)
     seconds = batches * job.batch_size * job.ranks / rate
@@ -224,7 +226,7 @@ def _exchange(job: Job, parameters: Parameters, rate: float, step: Flops) -> flo
 
 
 def _options(job: Job, parameters: Parameters) -> dict[str, float]:
-    ways = {
+    ways: dict[str, dict[str, Any]] = {
         "all activations": {"microbatch": None, "checkpointing": False},
         "activation_checkpointing": {"microbatch": None, "checkpointing": True},
     }

@@ -173,7 +173,7 @@ def published_model(
 
 def _with_todays_names(state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
     """GAT weights were `lin_src` (and, the same ones again, `lin_dst`) in older torch_geometric."""
-    renamed = {}
+    renamed: dict[str, Tensor] = {}
     for key, value in state.items():
         name = re.sub(r"^(graph_encoder\.convs\.\d+\.)lin_(?:src|dst)\.weight$", r"\1lin.weight", key)
         if name in renamed and not torch.equal(renamed[name], value):

@@ -7,7 +7,14 @@ import numpy as np
 
 from past_core.errors import PastError
 from past_core.registration.agreement import disagreement, set_variances
-from past_core.registration.held_out import CANDIDATES, apply, choose, fit_candidate, leave_one_set_out
+from past_core.registration.held_out import (
+    CANDIDATES,
+    Fitter,
+    apply,
+    choose,
+    fit_candidate,
+    leave_one_set_out,
+)
 from past_core.registration.local import Correction, folds
 from past_core.registration.outliers import pooled_noise, reject_pairs
 from past_core.registration.rigid import RigidError, Similarity, check_points, mirrored, umeyama
@@ -108,7 +115,7 @@ def combine(sets: Sequence[PairSet], *, scale: bool = False, local: bool = True)
     variances = set_variances(x_kept, y_kept, noise=noise, scale=scale)
     p = disagreement(x_kept, y_kept, variances, scale=scale)
     wanted = local and len(sets) >= LEAST_SETS and p is not None and p < DISAGREE
-    tried = CANDIDATES if wanted else {"rigid": None}
+    tried: dict[str, Fitter | None] = CANDIDATES if wanted else {"rigid": None}
     held_out = leave_one_set_out(x_kept, y_kept, variances, candidates=tried, scale=scale)
     chosen = choose(held_out, [len(points) for points in x_kept])
     transform, correction = fit_candidate(x_kept, y_kept, variances, tried[chosen], scale=scale)

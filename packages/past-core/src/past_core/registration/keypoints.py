@@ -82,8 +82,8 @@ def read_keypoints(paths: Sequence[Path | str]) -> list[KeypointSet]:
             raise KeypointError(
                 f"{path}: region {name!r} has one pair; at least 2 fix its transform, and 4 show a wrong one"
             )
-        values = np.array([numbers for _, numbers in rows])
-        regions.append(KeypointSet(name, values[:, :2], values[:, 2:], tuple(place for place, _ in rows)))
+        pairs = np.array([numbers for _, numbers in rows])
+        regions.append(KeypointSet(name, pairs[:, :2], pairs[:, 2:], tuple(place for place, _ in rows)))
     return regions
 
 

@@ -146,11 +146,11 @@ def blended_rigid(
     angles = np.array(
         [np.radians(kabsch(p, p + d).angle_deg) for p, d in zip(points, displacements, strict=True)]
     )
-    variances = np.asarray(variances)
+    variance = np.asarray(variances)
     spread = np.array([((p - c) ** 2).sum() for p, c in zip(points, centres, strict=True)])
-    shift_noise = variances / [len(p) for p in points]
+    shift_noise = variance / [len(p) for p in points]
     shifts = shifts * _shrink((shifts**2).mean(axis=1), shift_noise)[:, None]
-    angles = angles * _shrink(angles**2, variances / spread)
+    angles = angles * _shrink(angles**2, variance / spread)
     return BlendedRigid(centres, shifts, angles, float(width * np.median(apart.min(axis=1))))
 
 

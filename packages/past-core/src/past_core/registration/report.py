@@ -118,11 +118,12 @@ def residual_map(
     enlarged = 0.08 * size / longest
     figure = Figure(figsize=(8, 7.4), layout="constrained")
     axis = figure.subplots()
-    style = {"angles": "xy", "scale_units": "xy", "scale": 1 / enlarged, "width": 0.004}
-    axis.quiver(*fixed[keep].T, *off[keep].T, color="#1f4e9c", **style)
-    axis.scatter(*fixed[keep].T, s=8, c="#1f4e9c", label="pairs")
+    style: dict[str, Any] = {"angles": "xy", "scale_units": "xy", "scale": 1 / enlarged, "width": 0.004}
+    x, y = fixed.T
+    axis.quiver(x[keep], y[keep], *off[keep].T, color="#1f4e9c", **style)
+    axis.scatter(x[keep], y[keep], s=8, c="#1f4e9c", label="pairs")
     if not keep.all():
-        axis.scatter(*fixed[~keep].T, s=50, marker="x", c="#c1121f", label="wrong pairs, left out")
+        axis.scatter(x[~keep], y[~keep], s=50, marker="x", c="#c1121f", label="wrong pairs, left out")
     for pairs in sets:
         # Windows have long names: what stands before the bracket is enough.
         middle = pairs.fixed_um.mean(axis=0)

@@ -169,20 +169,21 @@ def correction_from(description: dict[str, Any] | None) -> Correction | None:
     try:
         kind = description["kind"]
         if kind == "thin-plate":
-            made: Correction = ThinPlate(
+            plate = ThinPlate(
                 _numbers(description["nodes_um"], 2),
                 _numbers(description["displacement_um"], 2),
                 _numbers(description["smoothing"]),
             )
-            parts = (made.nodes, made.displacement, made.smoothing)
+            made: Correction = plate
+            parts = (plate.nodes, plate.displacement, plate.smoothing)
         elif kind == "blended-rigid":
-            made = BlendedRigid(
+            made = rigid = BlendedRigid(
                 _numbers(description["centres_um"], 2),
                 _numbers(description["shifts_um"], 2),
                 _numbers(description["angles_rad"]),
                 float(description["width_um"]),
             )
-            parts = (made.centres, made.shifts, made.angles)
+            parts = (rigid.centres, rigid.shifts, rigid.angles)
             if not 0 < made.width < np.inf:
                 raise ValueError(f"width_um is {made.width}")
         else:

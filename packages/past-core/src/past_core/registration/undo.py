@@ -81,7 +81,9 @@ class Undo:
     ) -> None:
         self._correction = correction
         self.low, self.high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
-        self.error_um, self.step_um, self._spline = 0.0, None, None
+        self.error_um = 0.0
+        self.step_um: float | None = None
+        self._spline: list[np.ndarray] | None = None
         size = np.maximum(self.high - self.low, 1e-6)
         step = float(size.max()) / FIRST_NODES
         while True:
@@ -107,7 +109,7 @@ class Undo:
         return out
 
     def _block(self, points: np.ndarray) -> np.ndarray:
-        if self._spline is None:
+        if self._spline is None or self.step_um is None:
             return undo_exactly(self._correction, points)
         inside = ((points >= self.low) & (points <= self.high)).all(axis=1)
         moved = np.empty_like(points)

@@ -45,7 +45,8 @@ def judge(
         size_um: width and height of the H&E, to see how much of it the regions span.
         matrix_only: only the 3x3 matrix will be used, so that its error counts, not the correction's.
     """
-    reject, check = [], []
+    reject: list[str] = []
+    check: list[str] = []
     if registration.mirrored:
         reject.append("a mirror image fits far better than any rotation: flip the H&E and pick again")
     off, error = scale_of(registration, sets), scale_error(registration, sets)
@@ -58,12 +59,12 @@ def judge(
         (reject if abs(off - 1) > SCALE_REJECT else check).append(text + hint)
     _by_error(registration, sets, reject, check)
     if matrix_only and registration.correction is not None:
-        error = held_out_um(registration, "rigid")
-        if error > GOOD_UM:
+        alone = held_out_um(registration, "rigid")
+        if alone is not None and alone > GOOD_UM:
             text = (
-                f"the matrix alone, without the local correction, is {error:.1f} µm off on regions left out"
+                f"the matrix alone, without the local correction, is {alone:.1f} µm off on regions left out"
             )
-            (reject if error > REJECT_UM else check).append(text)
+            (reject if alone > REJECT_UM else check).append(text)
     _by_pairs(registration, sets, check)
     if size_um is not None:
         points = np.concatenate([s.he_um[k] for s, k in zip(sets, registration.kept, strict=True)])

@@ -57,7 +57,11 @@ def _tiff(path: Path) -> None:
                 end = int((offsets + counts).max(initial=0))
                 if end > size:
                     raise _truncated(path, end, size)
-                if page.is_tiled and page.tilewidth * page.tilelength > MAX_SEGMENT:
+                if (
+                    isinstance(page, tifffile.TiffPage)
+                    and page.is_tiled
+                    and page.tilewidth * page.tilelength > MAX_SEGMENT
+                ):
                     raise SlideError(
                         f"{path}: damaged TIFF: directory {number} has tiles of {page.tilewidth} x "
                         f"{page.tilelength} pixels"

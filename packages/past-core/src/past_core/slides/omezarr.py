@@ -56,8 +56,8 @@ class OmeZarrSlide(Slide):
     def _open(self, path: Location, name: str) -> Any:
         import tensorstore as ts
 
-        folder = (path / name).resolve()
-        if not folder.is_relative_to(path.resolve()):
+        folder: Any = (path / name).resolve()
+        if not folder.is_relative_to(path.resolve()):  # both local, or both behind a URL
             raise SlideError(f"{path}: level {name!r} lies outside the image's folder")
         driver = "zarr3" if (folder / "zarr.json").is_file() else "zarr"
         try:
@@ -115,11 +115,12 @@ def _stated_mpp(path: Location, axes: list[dict], transforms: Any) -> float | No
     """µm per pixel from the first level's scale, None where the axes carry no unit of length."""
     units = {str(axis["name"]): MICROMETRES.get(str(axis.get("unit", ""))) for axis in axes}
     position = {str(axis["name"]): k for k, axis in enumerate(axes)}
-    if units["y"] is None or units["x"] is None:
+    of_y, of_x = units["y"], units["x"]
+    if of_y is None or of_x is None:
         return None
     try:
         scale = next(transform["scale"] for transform in transforms if transform["type"] == "scale")
-        y, x = (float(scale[position[a]]) * units[a] for a in "yx")
+        y, x = (float(scale[position[a]]) * unit for a, unit in (("y", of_y), ("x", of_x)))
     except (StopIteration, KeyError, IndexError, TypeError, ValueError):
         return None
     return square_mpp(path, x, y)

@@ -128,7 +128,7 @@ def _open_group(path: Location, attributes: dict, mpp: float | None) -> Slide:
     if len(found) == 1:
         return OmeZarrSlide(*found[0], mpp=mpp)
     if found:
-        names = ", ".join(str(candidate.relative_to(path)) for candidate, _ in found)
+        names = ", ".join(f"{candidate.parent.name}/{candidate.name}" for candidate, _ in found)
         raise SlideError(f"{path}: holds several images ({names}); name one of them, as in {found[0][0]}")
     raise SlideError(
         f"{path}: a folder without OME-Zarr image metadata (multiscales); expected one of {SUPPORTED}"

@@ -65,7 +65,7 @@ def cut(
 
 
 class _Group(NamedTuple):
-    index: np.ndarray  # which points
+    index: np.ndarray  # type: ignore[assignment]  # in place of tuple.index: which points
     left: np.ndarray
     top: np.ndarray
 

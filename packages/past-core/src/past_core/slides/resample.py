@@ -17,7 +17,7 @@ class Taps(NamedTuple):
 
     start: int
     extent: int
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # in place of tuple.index
     weight: np.ndarray
     inside: np.ndarray
 

@@ -30,9 +30,9 @@ class ResampledSlide(Slide):
 
     def __init__(self, slide: Slide, mpp: float, *, native: float | None = None) -> None:
         first = slide.at(mpp, native=native)
-        self._views = [first]
+        self._views, pixel = [first], first.require_mpp()
         while max(self._views[-1].height, self._views[-1].width) >= SMALLEST_LEVEL:
-            self._views.append(slide.at(first.mpp * 2 ** len(self._views), native=native))
+            self._views.append(slide.at(pixel * 2 ** len(self._views), native=native))
         self.source = slide
         self.downsample = first.downsample
         super().__init__(

@@ -230,6 +230,14 @@ class View:
         self.height = max(1, int(np.ceil(source.height / scale - 0.5)))
         self.width = max(1, int(np.ceil(source.width / scale - 0.5)))
 
+    def require_mpp(self) -> float:
+        """µm per pixel of the view.
+
+        Raises:
+            SlideError: the slide as it is, and its file does not say.
+        """
+        return self.slide.require_mpp() if self.mpp is None else self.mpp
+
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """Reads a window of the view: `(3, height, width)` uint8, white outside the slide."""
         if self.scale == 1.0:

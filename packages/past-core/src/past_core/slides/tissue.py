@@ -63,7 +63,7 @@ def tissue_mask(slide: Slide, *, mpp: float = MASK_MPP) -> tuple[np.ndarray, flo
     mask = smooth > np.clip(otsu, *CHROMA_RANGE)
     mask = ndimage.binary_closing(np.pad(mask, 3, mode="edge"), iterations=2)[3:-3, 3:-3]
     labels, count = ndimage.label(mask)
-    speck = (4 * MASK_MPP / view.mpp) ** 2
+    speck = (4 * MASK_MPP / view.require_mpp()) ** 2
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     keep = sizes >= min(speck, mask.size / 4)
     keep[0] = False

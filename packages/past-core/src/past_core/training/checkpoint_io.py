@@ -72,7 +72,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         weights_only = weights_only is not False
         try:
-            return super().load_checkpoint(path, map_location=map_location, weights_only=weights_only)
+            # torch.load takes any map_location; Lightning declares functions alone.
+            where: Any = map_location
+            return super().load_checkpoint(path, map_location=where, weights_only=weights_only)
         except FileNotFoundError:
             raise
         except Exception as error:  # torch raises whatever the damaged part makes it raise

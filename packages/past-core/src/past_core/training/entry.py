@@ -10,6 +10,7 @@ import torch
 
 from past_core.checkpoint import settings_of, training_record
 from past_core.models.dual_encoder import DualEncoderConfig
+from past_core.training.attached import data_of
 
 CHECKPOINT_FORMAT = 1
 
@@ -31,7 +32,7 @@ def checkpoint_entry(
         validated_at: the step of the last validation's figures; None before the first.
         plan: `describe_plan`.
     """
-    trainer, data = task.trainer, task.trainer.datamodule
+    trainer, data = task.trainer, data_of(task.trainer)
     settings = {
         **settings_of(model=task, data=data),
         "model.image.weights": config.image.weights,

@@ -24,7 +24,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
         super().__init__(
-            args=args,
+            args=None if args is None else list(args),
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"plugins": {"class_path": PLUGIN}},
         )

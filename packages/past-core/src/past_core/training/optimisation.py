@@ -5,8 +5,10 @@ import math
 import lightning.pytorch as pl
 import torch
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from past_core.training.attached import data_of
 
 
 def adamw(
@@ -34,7 +36,7 @@ def adamw(
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=fused)
 
 
-def warmup_cosine(optimizer: AdamW, *, warmup: int, total: int, start: float, final: float) -> LambdaLR:
+def warmup_cosine(optimizer: Optimizer, *, warmup: int, total: int, start: float, final: float) -> LambdaLR:
     """A schedule by step; the optimizer's own learning rate is the peak. See `learning_rate_at`."""
     peak = optimizer.param_groups[0]["lr"]
 
@@ -50,7 +52,7 @@ def planned_steps(trainer: pl.Trainer) -> tuple[int, int]:
     Not `trainer.estimated_stepping_batches`: it sets the loaders up before a checkpoint's loops are
     restored, after which their place in the epoch is never restored at all.
     """
-    batches, limit = trainer.datamodule.batches_per_epoch, trainer.limit_train_batches
+    batches, limit = data_of(trainer).batches_per_epoch, trainer.limit_train_batches
     if limit is not None:
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     per_epoch = max(1, batches)

@@ -190,7 +190,7 @@ class Cells:
                 if name not in _HIDDEN | _KNOWN and value is not None
             },
             "outlines": {
-                name: [shape.polygon(n).round(2).tolist() for n in np.flatnonzero(shape.owner == row)]
+                name: [shape.polygon(int(n)).round(2).tolist() for n in np.flatnonzero(shape.owner == row)]
                 for name, shape in outlines.items()
                 if shape is not None
             },

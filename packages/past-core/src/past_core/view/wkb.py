@@ -48,8 +48,8 @@ def exterior_rings(column: pa.Array) -> tuple[np.ndarray, np.ndarray, np.ndarray
     first = np.repeat(start[rows] + _HEADER, lengths[rows]) + 16 * number
     windows = np.lib.stride_tricks.sliding_window_view(data, 16) if len(data) >= 16 else np.zeros((0, 16))
     points = windows[first].view("<f8").astype(np.float64) if len(first) else np.zeros((0, 2))
-    others = np.flatnonzero(~plain & (size > 0))
-    if not len(others):
+    others = np.flatnonzero(~plain & (size > 0)).tolist()
+    if not others:
         return rows, lengths[rows], points
     return _merged(rows, lengths[rows], points, [(k, ring) for k in others for ring in _rings(column[k], k)])
 

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from past_core.ingest.quality.haematoxylin import Outlines, outlines_of
 from past_core.ingest.quality.image_tests import doublet, no_haematoxylin, out_of_focus, outside_tissue
 from past_core.ingest.quality.options import QualityOptions
 from past_core.ingest.quality.pixels import as_slide
+from past_core.slides import Slide
 
 logger = logging.getLogger(__name__)
 
@@ -106,20 +108,23 @@ def assess(
     )
     found = Assessment(options)
     for reason, test in wanted_table_tests(options).items():
-        _run(found, reason, lambda test=test: (test(cells, options), {}, {}))
+        _run(found, reason, partial(_of_table, test, cells, options))
     if options.doublet:
         _run(found, "doublet", lambda: doublet(cells, counts, options))
     slide = None if image is None else as_slide(image, mpp=mpp, name=name)
-    looks: dict[str, tuple[bool, Callable[[], Any]]] = {
-        "outside_tissue": (options.tissue, lambda: outside_tissue(cells, slide, options)),
-        "out_of_focus": (options.focus, lambda: out_of_focus(cells, slide, options)),
-        "no_haematoxylin": (options.haematoxylin, lambda: no_haematoxylin(cells, slide, options, nuclei)),
+    looks: dict[str, tuple[bool, Callable[[Slide], Any]]] = {
+        "outside_tissue": (options.tissue, lambda shown: outside_tissue(cells, shown, options)),
+        "out_of_focus": (options.focus, lambda shown: out_of_focus(cells, shown, options)),
+        "no_haematoxylin": (
+            options.haematoxylin,
+            lambda shown: no_haematoxylin(cells, shown, options, nuclei),
+        ),
     }
     for reason, (wanted, look) in looks.items():
         if wanted and slide is None:
             found.skipped[reason] = "there is no image"
-        elif wanted:
-            _run(found, reason, look)
+        elif wanted and slide is not None:
+            _run(found, reason, partial(look, slide))
     found.tests.sort(key=lambda test: REASONS.index(test.reason))
     for reason, why in found.skipped.items():
         logger.warning("%s: quality control skips %s: %s", name, reason, why)
@@ -137,6 +142,10 @@ def nuclei_of(boundaries: Any, cell_ids: pd.Index) -> Outlines | None:
         return None
     owner = boundaries["cell_id"] if "cell_id" in boundaries else boundaries.index.to_series()
     return outlines_of(boundaries.geometry.to_numpy(), cell_ids.get_indexer(owner.astype(str)))
+
+
+def _of_table(test: Callable[[Cells, QualityOptions], Any], cells: Cells, options: QualityOptions) -> Any:
+    return test(cells, options), {}, {}
 
 
 def _run(found: Assessment, reason: str, test: Callable[[], Any]) -> None:

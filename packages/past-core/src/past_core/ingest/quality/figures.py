@@ -44,13 +44,14 @@ def draw_map(axis: "Axes", store: SlideStore, failed: Mapping[str, np.ndarray]) 
     if len(passed) > MOST_POINTS:
         passed = np.random.default_rng(0).choice(passed, MOST_POINTS, replace=False)
     dot = float(np.clip(3e4 / max(store.n_cells, 1), 0.3, 8))
-    axis.scatter(*points[passed].T, s=dot, c=COLOUR, linewidths=0, alpha=0.35)
+    x, y = points.T
+    axis.scatter(x[passed], y[passed], s=dot, c=COLOUR, linewidths=0, alpha=0.35)
     colours, drawn = reason_colours(), np.zeros(store.n_cells, bool)
     axis.scatter([], [], s=30, c=COLOUR, label=f"pass ({store.passed.sum():,})")
     for name, bad in failed.items():
         colour, first = colours.get(name, "black"), bad & ~drawn
         drawn |= bad
-        axis.scatter(*points[first].T, s=2 * dot + 2, color=colour, linewidths=0)
+        axis.scatter(x[first], y[first], s=2 * dot + 2, color=colour, linewidths=0)
         axis.scatter([], [], s=30, color=colour, label=f"{name} ({bad.sum():,})")
     # Cells outside the image stay outside the picture.
     axis.set(xlim=(-0.5, size.width - 0.5), ylim=(size.height - 0.5, -0.5), xticks=[], yticks=[])
@@ -80,7 +81,7 @@ def draw_histogram(axis: "Axes", quantity: Quantity) -> None:
     high = max(np.quantile(values, 0.999), *above, low + 1e-9)
     ends = (np.log10(low), np.log10(high)) if logarithmic else (low, high)
     edges = np.logspace(*ends, 61) if logarithmic else np.linspace(*ends, 61)
-    axis.hist(np.clip(values, edges[0], edges[-1]), bins=edges, color=COLOUR)
+    axis.hist(np.clip(values, edges[0], edges[-1]), bins=edges.tolist(), color=COLOUR)
     left, right = axis.get_xlim()
     for bound in bounds:
         axis.axvline(bound, color=FAIL_COLOUR, lw=1.5)

@@ -158,9 +158,9 @@ class _Work:
         from skimage.segmentation import expand_labels
 
         x, y = self.at[:, 0] - tile.left, self.at[:, 1] - tile.top
-        others = (x >= 0) & (y >= 0) & (x < tile.width) & (y < tile.height)
-        others[tile.index] = False
-        others = np.flatnonzero(others)
+        shown = (x >= 0) & (y >= 0) & (x < tile.width) & (y < tile.height)
+        shown[tile.index] = False
+        others = np.flatnonzero(shown)
         cells = np.concatenate([tile.index, others[np.lexsort((x[others], y[others]))]])
         labels = self._draw(cells, tile)
         grown = expand_labels(labels, distance=RING_UM / self.pixel)

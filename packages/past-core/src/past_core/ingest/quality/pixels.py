@@ -67,7 +67,7 @@ class Tile(NamedTuple):
         number: (row, column) of the tile.
     """
 
-    index: np.ndarray
+    index: np.ndarray  # type: ignore[assignment]  # in place of tuple.index
     x: np.ndarray
     y: np.ndarray
     left: int

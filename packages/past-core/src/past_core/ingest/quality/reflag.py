@@ -3,6 +3,7 @@
 import os
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import zarr
@@ -11,6 +12,7 @@ from past_core.errors import PastError
 from past_core.ingest.layout import TABLE
 from past_core.ingest.neighbors import set_neighbors
 from past_core.ingest.quality.assess import Assessment, assess, nuclei_of
+from past_core.ingest.quality.haematoxylin import Outlines
 from past_core.ingest.quality.options import QualityOptions
 from past_core.ingest.store import SlideStore
 from past_core.remote import RemotePath, require_local
@@ -107,12 +109,12 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _but_table(path: Path):
+def _but_table(path: Path) -> Callable[[str, list[str]], set[str]]:
     tables = str(path / "tables")
     return lambda folder, names: {TABLE} & set(names) if folder == tables else set()
 
 
-def _nuclei(store: SlideStore):
+def _nuclei(store: SlideStore) -> Outlines | None:
     """The outlines of the store's nuclei, None where it has none."""
     import geopandas
     import pandas as pd

@@ -147,7 +147,7 @@ def _write_tables(cohort: SyntheticCohort, people: list[Person], images: Path) -
         shown = [read_visible(images, slide) for slide in person.slides]
         known = _truth(person, [slide for slide in shown if slide is not None])
         truth.append(known)
-        death, end = known["death_months"], known["follow_up_months"]
+        death, end = float(known["death_months"]), float(known["follow_up_months"])
         row = {
             "case_id": person.case,
             "survival_months": round(max(min(death, end), 0.01), 2),
