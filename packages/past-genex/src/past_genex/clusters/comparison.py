@@ -1,6 +1,6 @@
 """The paper's check of biology: do predictions cluster as the measured cells do, and into the same types?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -164,7 +164,11 @@ def _side(
 
 
 def _check(
-    measured: np.ndarray, predicted: np.ndarray | None, genes: pd.Index, labels: object, retrieved: object
+    measured: np.ndarray,
+    predicted: np.ndarray | None,
+    genes: pd.Index,
+    labels: Sized | None,
+    retrieved: Sized | None,
 ) -> None:
     if measured.ndim != 2 or measured.shape[1] != len(genes):
         raise ClusterError(f"measured {measured.shape} for {len(genes)} genes; expected (N, G)")

@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -141,7 +141,7 @@ def _by_size(codes: np.ndarray) -> np.ndarray:
     return rank[codes]
 
 
-def _bisect(at: object, wanted: int) -> tuple[float, np.ndarray]:
+def _bisect(at: Callable[[float], np.ndarray], wanted: int) -> tuple[float, np.ndarray]:
     low, high = np.log(RESOLUTIONS)
     best: tuple[float, np.ndarray] | None = None
     middle = 0.0  # a resolution of 1 first
@@ -155,6 +155,7 @@ def _bisect(at: object, wanted: int) -> tuple[float, np.ndarray]:
             break
         low, high = (middle, high) if found < wanted else (low, middle)
         middle = (low + high) / 2
+    assert best is not None  # of the first step
     return best
 
 

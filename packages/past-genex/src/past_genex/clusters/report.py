@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,9 @@ import pandas as pd
 from past_core.atomic import replacing
 from past_genex.clusters.comparison import ClusterComparison, Side
 from past_genex.figures.clusters import cluster_maps, confusion, palette
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 UNMATCHED = "#525252"
 """Colour of predicted clusters that correspond to no measured one."""
@@ -122,14 +126,14 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} in scores.json")
 
 
-def pictures(comparison: ClusterComparison, xy_um: np.ndarray, *, name: str) -> dict[str, object]:
+def pictures(comparison: ClusterComparison, xy_um: np.ndarray, *, name: str) -> "dict[str, Figure]":
     """Figures by name of their file: maps of clusters and types, confusions."""
     left, right, match = comparison.measured.clustering, comparison.predicted, comparison.correspondence
     hues = dict(zip(left.names, palette(left.n), strict=True))
-    groups = {"measured clusters": left.labels.astype(str)}
+    groups: dict[str, np.ndarray] = {"measured clusters": left.labels.astype(str)}
     colours = {"measured clusters": hues}
     figures = {}
-    if right is not None:
+    if right is not None and match is not None:
         best = match.best
         groups["predicted clusters\n(colour of the measured cluster they match)"] = (
             right.clustering.labels.astype(str)

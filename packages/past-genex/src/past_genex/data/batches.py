@@ -108,7 +108,7 @@ class ExpressionSupply:
                     f"{slide.name}: features of {len(own)} cells, the slide has {slide.n_cells}"
                 )
         self._pixels = None
-        if features is None:
+        if features is None and spec is not None:
             self._pixels = RegionSupply([PixelSource(s, spec) for s in slides], open_blocks=open_blocks)
 
     def blocks(self, number: int, cells: np.ndarray) -> list[BlockCells]:
@@ -155,7 +155,12 @@ class ExpressionSupply:
                     )
                 inputs = np.empty((len(cells), values.shape[1]), np.float32) if inputs is None else inputs
                 inputs[at] = values
-        images = torch.from_numpy(inputs) if inputs is not None else self._pixels.batch(cells).images
+        if inputs is not None:
+            images = torch.from_numpy(inputs)
+        elif self._pixels is not None:
+            images = self._pixels.batch(cells).images
+        else:
+            raise FeatureError("neither features nor the specification of patches were given to supply")
         return ExpressionBatch(
             images,
             torch.from_numpy(targets),

@@ -15,6 +15,7 @@ from past_core.data.supply import open_stores
 from past_core.encoders import resolve_device
 from past_core.errors import PastError
 from past_core.frozen import FrozenEncoder
+from past_core.training.attached import built
 from past_genex.data.batches import ExpressionSupply
 from past_genex.data.default import default_cohort
 from past_genex.data.encoder import load_encoder
@@ -102,7 +103,7 @@ class ExpressionDataModule(pl.LightningDataModule):
         """Splits the slides, chooses the genes, and embeds the cells."""
         if self.supply is not None:
             return
-        paths: list[str | Path] = default_cohort() if self._slides is None else list(self._slides)
+        paths: list[str | Path] = [*(default_cohort() if self._slides is None else self._slides)]
         if not paths:
             raise ExpressionRecipeError("data.slides is an empty list; name a slide store, or leave it out")
         self.encoder: FrozenEncoder = load_encoder(self._encoder_name, self._weights, seed=self.seed)
@@ -226,7 +227,7 @@ class ExpressionDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> TrainLoader:
         """This rank's share of the training cells; the order is a function of (seed, epoch, rank)."""
-        return TrainLoader(self.supply, self._plan())
+        return TrainLoader(built(self.supply), self._plan())
 
     def val_dataloader(self) -> SlideLoader:
         """All held-out cells, each on one rank."""
@@ -234,15 +235,15 @@ class ExpressionDataModule(pl.LightningDataModule):
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         # Every rank gets a batch: one without would not take part in the exchange at the end.
         size = max(1, min(self.val_batch_size, sum(map(len, rows)) // world))
-        return SlideLoader(self.supply, rows, batch_size=size, rank=rank, world_size=world)
+        return SlideLoader(built(self.supply), rows, batch_size=size, rank=rank, world_size=world)
 
     def slide_loader(self, number: int) -> SlideLoader:
         """All held-out cells of one slide, whatever the rank."""
-        return SlideLoader(self.supply, [self._rows(number)], batch_size=self.val_batch_size)
+        return SlideLoader(built(self.supply), [self._rows(number)], batch_size=self.val_batch_size)
 
     def _rows(self, number: int) -> np.ndarray:
         """`(n, 3)` slide, block, row of a slide's held-out cells."""
-        parts = self.supply.blocks(number, self.val_cells[number])
+        parts = built(self.supply).blocks(number, self.val_cells[number])
         block = np.repeat([part.block for part in parts], [len(part.rows) for part in parts])
         rows = np.concatenate([part.rows for part in parts])
         return np.stack([np.full_like(rows, number), block, rows], axis=1)

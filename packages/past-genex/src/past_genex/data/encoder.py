@@ -62,6 +62,12 @@ def _timm_config(name: str) -> ImageEncoderConfig:
     known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if known is None:
         return ImageEncoderConfig(name=name)  # which is refused where it is built, with similar names
+    red, green, blue = known.mean
+    of_red, of_green, of_blue = known.std
     return ImageEncoderConfig(
-        name=name, image_size=int(known.input_size[-1]), mpp=MPP, mean=known.mean, std=known.std
+        name=name,
+        image_size=int(known.input_size[-1]),
+        mpp=MPP,
+        mean=(red, green, blue),
+        std=(of_red, of_green, of_blue),
     )

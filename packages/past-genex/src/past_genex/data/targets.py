@@ -1,7 +1,7 @@
 """What is predicted: counts on a scale that is named in every result."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from scipy import sparse
@@ -34,6 +34,16 @@ class Target:
             raise TargetError(
                 f"normalisation {self.normalisation!r}; expected one of {', '.join(get_args(Normalisation))}"
             )
+
+    @classmethod
+    def named(cls, normalisation: str) -> Self:
+        """Of a normalisation that a file or a command line names, which is checked.
+
+        Raises:
+            TargetError: another normalisation.
+        """
+        known: Any = normalisation
+        return cls(known)
 
     @property
     def name(self) -> str:

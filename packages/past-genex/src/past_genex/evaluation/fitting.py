@@ -61,8 +61,8 @@ def fit_probe(
     union = union if genes is None else union[union.isin(genes)]
     if not len(union):
         raise FittingError(
-            f"none of the {len(genes)} asked genes is measured on any of {len(slides)} slides; genes are "
-            f"named by their ids there, such as {slides[0].genes[0]}"
+            f"none of the {0 if genes is None else len(genes)} asked genes is measured on any of "
+            f"{len(slides)} slides; genes are named by their ids there, such as {slides[0].genes[0]}"
         )
     split = build_split(setting, slides, rim_um=encoder.field_um)
     system = RidgeProbe(f"ridge:{encoder.name}", EncoderFeatures(encoder, surroundings), surroundings)

@@ -1,11 +1,14 @@
 """HEST-Bench's protocol for every encoder, with its files."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from past_core.frozen import EncoderNotFoundError
+from past_genex.data.fold import Split
 from past_genex.data.slides import ExpressionSlide
 from past_genex.evaluation.hest import HestResult, hest_genes, hest_protocol
 from past_genex.evaluation.outcome import Outcome, Say, StudyError, slides_table, software
@@ -45,7 +48,7 @@ def run_hest(
             notes.append(f"{name} is left out: {error}")
             continue
         features = EncoderFeatures(encoder, surroundings)
-        made = hest_protocol(name, split, lambda i, f=features: f.of(split.slides[i]), genes=chosen)
+        made = hest_protocol(name, split, partial(_features_of, features, split), genes=chosen)
         results.append((made, encoder.field_um))
     if not results:
         raise StudyError("no encoder could be evaluated: " + "; ".join(notes))
@@ -91,3 +94,7 @@ def run_hest(
     }
     write_json(content, folder / "results.json")
     return Outcome([table, by_fold], notes, sorted(path.name for path in folder.iterdir()))
+
+
+def _features_of(features: EncoderFeatures, split: Split, slide: int) -> np.ndarray:
+    return features.of(split.slides[slide])

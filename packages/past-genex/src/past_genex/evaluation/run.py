@@ -134,7 +134,7 @@ def _score(
         linear = isinstance(system, LinearSystem)
         units = (
             system.score(split, fold, genes)
-            if linear
+            if isinstance(system, LinearSystem)
             else _from_predictions(split, system, fold, genes, target, collector)
         )
         if linear and collector is not None:

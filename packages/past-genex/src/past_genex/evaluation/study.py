@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,11 +94,11 @@ def run_study(study: Study, folder: Path, *, report: Say = lambda text: None) ->
         notes += [f"setting {setting}: {what} excluded: {why}" for what, why in split.excluded.items()]
         evaluation = evaluate(
             split,
-            [(name, lambda name=name: make(name)) for name in study.systems],
+            [(name, partial(make, name)) for name in study.systems],
             study.surroundings.target,
             genes=study.genes,
             maps=chosen,
-            progress=lambda system, done, of, s=setting: report(f"{s}: {system}, fold {done} of {of}"),
+            progress=partial(_report_fold, report, setting),
         )
         notes += [f"setting {setting}: {name} is left out: {why}" for name, why in evaluation.skipped.items()]
         if not evaluation.scores:
@@ -136,9 +137,14 @@ def run_study(study: Study, folder: Path, *, report: Say = lambda text: None) ->
     return Outcome(shown, list(dict.fromkeys(notes)), sorted(path.name for path in folder.iterdir()))
 
 
+def _report_fold(report: Say, setting: str, system: str, done: int, of: int) -> None:
+    report(f"{setting}: {system}, fold {done} of {of}")
+
+
 def map_genes(slides: Sequence[ExpressionSlide], number_of: int, only: pd.Index | None) -> pd.Index:
     """Genes for Spearman and Moran's I: markers and the most variable in turn, then any."""
-    in_turn = zip_longest(marker_genes(slides), variable_genes(slides))
+    every = tuple(slides)
+    in_turn = zip_longest(marker_genes(every), variable_genes(every))
     ranked = [*(gene for pair in in_turn for gene in pair if gene is not None), *union_genes(slides)]
     wanted = dict.fromkeys(gene for gene in ranked if only is None or gene in only)
     return pd.Index(list(wanted)[:number_of], dtype=object)

@@ -27,10 +27,10 @@ def palette(n: int) -> list[str]:
     from matplotlib.colors import hsv_to_rgb, to_hex
 
     if n <= 20:
-        table = colormaps["tab10" if n <= 10 else "tab20"].colors
-        return [to_hex(table[i]) for i in range(n)]
+        table = colormaps["tab10" if n <= 10 else "tab20"]
+        return [to_hex(table(i)) for i in range(n)]
     tones = [(i / n, 0.75 if i % 2 else 0.5, 0.9 if i % 3 else 0.65) for i in range(n)]
-    return [to_hex(hsv_to_rgb(tone)) for tone in tones]
+    return [to_hex(tuple(hsv_to_rgb(tone).tolist())) for tone in tones]
 
 
 def confusion(
@@ -134,7 +134,7 @@ def _heat(
 
 def cluster_maps(
     xy_um: np.ndarray,
-    groups: Mapping[str, Sequence[str]],
+    groups: Mapping[str, Sequence[str] | np.ndarray],
     *,
     colours: Mapping[str, Mapping[str, str]] | None = None,
     heading: str | None = None,

@@ -8,6 +8,7 @@ import numpy as np
 from past_genex.figures.space import FigureError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -88,7 +89,7 @@ def r_distribution(
     return figure
 
 
-def _density(axis: object, value: np.ndarray, row: int, *, colour: str, low: float, high: float) -> None:
+def _density(axis: "Axes", value: np.ndarray, row: int, *, colour: str, low: float, high: float) -> None:
     """Half a violin above the row's line; nothing where all values are (nearly) the same."""
     from scipy.stats import gaussian_kde
 

@@ -60,6 +60,7 @@ def gene_maps(
         FigureError: shapes that do not fit, or no gene.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     measured, predicted = np.asarray(measured, np.float64), np.asarray(predicted, np.float64)
     places = check_places(xy_um, measured=measured, predicted=predicted)
@@ -78,9 +79,9 @@ def gene_maps(
     area = point_area(places, longest=LONGEST)
     rows, pairs = grid_shape(len(titles), columns)
     figure = Figure(
-        figsize=(pairs * (2 * width + 1.0) + 0.2, rows * (height + 0.75) + 0.45), layout="constrained"
+        figsize=(pairs * (2 * width + 1.0) + 0.2, rows * (height + 0.75) + 0.45),
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.05),
     )
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.05)
     grid = figure.subplots(rows, 2 * pairs, squeeze=False).reshape(rows * pairs, 2)
     for gene, (left, right) in enumerate(grid[: len(titles)]):
         low, high = _limits(np.stack([measured[:, gene], predicted[:, gene]]), percentiles)
@@ -96,7 +97,7 @@ def gene_maps(
         bar.ax.tick_params(labelsize=6.5, length=2)
         bar.set_label(unit, fontsize=6.5)
         bar.outline.set_linewidth(0.4)
-    hide(grid[len(titles) :].ravel())
+    hide(grid[len(titles) :].ravel().tolist())
     clip = f"colours clipped at percentiles {percentiles[0]:g} and {percentiles[1]:g} of both maps"
     text = f"{heading}\n{clip}" if heading else clip
     figure.suptitle(text, fontsize=9)

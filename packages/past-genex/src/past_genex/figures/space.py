@@ -103,12 +103,13 @@ def scatter_values(
 ) -> Any:
     """A map of values; NaN are drawn in grey beneath. High values lie on top unless `order` is False."""
     known = np.isfinite(values)
+    x, y = xy_um.T
     if not known.all():
-        axis.scatter(*xy_um[~known].T, s=area, c="0.88", linewidths=0, rasterized=True)
+        axis.scatter(x[~known], y[~known], s=area, c="0.88", linewidths=0, rasterized=True)
     rows = np.flatnonzero(known)
     if order:
         rows = rows[np.argsort(values[rows], kind="stable")]
-    return axis.scatter(*xy_um[rows].T, s=area, c=values[rows], linewidths=0, rasterized=True, **options)
+    return axis.scatter(x[rows], y[rows], s=area, c=values[rows], linewidths=0, rasterized=True, **options)
 
 
 def grid_shape(n: int, columns: int) -> tuple[int, int]:

@@ -65,7 +65,7 @@ def summarise(pairs: PairMoments, units: pd.DataFrame, *, across_folds: bool = T
             r, r2 = whole.r, whole.r2
         else:
             sets = [part[i].merged() for i in own.groupby("fold", observed=True).indices.values()]
-            r, r2 = _mean(np.stack([s.r for s in sets])), _mean(np.stack([s.r2 for s in sets]))
+            r, r2 = _by_column(np.stack([s.r for s in sets])), _by_column(np.stack([s.r2 for s in sets]))
         r_slide, r2_slide = _by_slide(part, own)
         measured = whole.n > 0
         rows[name] = {
@@ -91,13 +91,17 @@ def _by_slide(pairs: PairMoments, units: pd.DataFrame) -> tuple[float, float]:
     for (slide, _), index in units.groupby(["slide", "fold"], observed=True).indices.items():
         whole = pairs[index].merged()
         slides.setdefault(slide, []).append((_mean(whole.r), _mean(whole.r2)))
-    r, r2 = _mean(np.stack([_mean(np.array(folds)) for folds in slides.values()]))
+    r, r2 = _by_column(np.stack([_by_column(np.array(folds)) for folds in slides.values()]))
     return float(r), float(r2)
 
 
-def _mean(values: np.ndarray) -> np.ndarray | float:
+def _mean(values: np.ndarray) -> float:
+    """Mean of what is not NaN among `(n,)`; NaN where all is."""
+    return float(_by_column(values))
+
+
+def _by_column(values: np.ndarray) -> np.ndarray:
     """Mean over the first axis of what is not NaN; NaN where all is."""
     known = ~np.isnan(values)
     n = known.sum(axis=0)
-    mean = np.where(n > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)
-    return mean if mean.ndim else float(mean)
+    return np.where(n > 0, np.where(known, values, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)

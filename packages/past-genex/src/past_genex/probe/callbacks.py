@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from past_core.callbacks import _publish
+from past_core.training.attached import data_of
 from past_genex.figures.distribution import r_distribution
 from past_genex.figures.maps import gene_maps
 from past_genex.probe.predictions import HeldOutPredictions
@@ -24,12 +25,15 @@ class ExpressionPictures(pl.Callback):
     def __init__(self, *, genes: int = 4, cells: int = 20_000) -> None:
         self.genes, self.cells = genes, cells
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: LinearProbe) -> None:
+    # Lightning's callbacks are for any task; this one is for a probe.
+    def on_fit_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: LinearProbe
+    ) -> None:
         """Draws both, on the first rank."""
         r = None if pl_module.pairs is None else pl_module.pairs.r
         if not trainer.is_global_zero or r is None or not np.isfinite(r).any():
             return
-        data = trainer.datamodule
+        data = data_of(trainer)
         made_up = ", synthetic" if data.encoder.demo else ""
         figure = r_distribution(
             {data.encoder.name: r},
@@ -62,7 +66,7 @@ class ExpressionPictures(pl.Callback):
         self, trainer: pl.Trainer, pl_module: LinearProbe, number: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Places among the slide's usable cells, and predictions `(n, G)`, in batches as in validation."""
-        data = trainer.datamodule
+        data = data_of(trainer)
         training = pl_module.training
         pl_module.eval()
         cells, predicted, n = [], [], 0

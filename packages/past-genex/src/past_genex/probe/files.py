@@ -108,7 +108,8 @@ def _load(path: Path) -> Probe:
     except CheckpointError as error:
         raise ProbeError(str(error)) from error
     try:
-        table = Trust(*(arrays[name] for name in _ARRAYS[3:]), setting=str(entry["setting"]))
+        r, low, high, patients = (arrays[name] for name in _ARRAYS[3:])
+        table = Trust(r, low, high, patients, setting=str(entry["setting"]))
         return Probe(
             encoder=str(entry["encoder"]["name"]),
             fingerprint=str(entry["encoder"]["fingerprint"]),

@@ -27,6 +27,10 @@ class ProbeMismatchError(PastError, ValueError):
     """A probe is put on another encoder than the one it was fitted on."""
 
 
+_NO_ALPHA, _NO_TRUST = np.zeros(0), Trust.unknown(0)
+"""Where none is given; what a probe then holds is of the length of its genes."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Probe:
     """Gene expression as an affine function of an encoder's features.
@@ -63,8 +67,8 @@ class Probe:
     target: Target
     weight: np.ndarray
     bias: np.ndarray
-    alpha: np.ndarray | None = None
-    trust_table: Trust | None = None
+    alpha: np.ndarray = field(default_factory=lambda: _NO_ALPHA)
+    trust_table: Trust = _NO_TRUST
     slides: tuple[str, ...] = ()
     patients: tuple[str, ...] = ()
     cells: int = 0
@@ -78,8 +82,9 @@ class Probe:
         own(self, "weight", np.ascontiguousarray(self.weight, np.float32))
         own(self, "bias", np.ascontiguousarray(self.bias, np.float32))
         n = len(self.genes)
-        own(self, "alpha", np.full(n, np.nan) if self.alpha is None else np.asarray(self.alpha, np.float64))
-        own(self, "trust_table", Trust.unknown(n) if self.trust_table is None else self.trust_table)
+        alpha = np.full(n, np.nan) if self.alpha is _NO_ALPHA else np.asarray(self.alpha, np.float64)
+        own(self, "alpha", alpha)
+        own(self, "trust_table", Trust.unknown(n) if self.trust_table is _NO_TRUST else self.trust_table)
         own(self, "slides", tuple(map(str, self.slides)))
         own(self, "patients", tuple(map(str, self.patients)))
         self._check(n)

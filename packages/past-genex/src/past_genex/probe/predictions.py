@@ -14,10 +14,12 @@ import torch.distributed as dist
 from past_core.atomic import replacing
 from past_core.callbacks import run_folder
 from past_core.errors import PastError
+from past_core.training.attached import data_of
 from past_genex.metrics.pairs import PairMoments
 from past_genex.probe.model import USE
 
 if TYPE_CHECKING:
+    from past_genex.data.datamodule import ExpressionDataModule
     from past_genex.probe.task import LinearProbe
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ class PredictionWriteError(PastError, OSError):
     """Predictions that cannot be written."""
 
 
-def _names(data: pl.LightningDataModule) -> list[str]:
+def _names(data: "ExpressionDataModule") -> list[str]:
     """A name for each slide's file; slides of one name are numbered."""
     names = [slide.name for slide in data.slides]
     return [f"{name}-{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
@@ -43,7 +45,8 @@ class HeldOutPredictions(pl.Callback):
     def __init__(self) -> None:
         self._batches: list[dict[str, np.ndarray]] = []
 
-    def on_predict_batch_end(
+    # Lightning's callbacks are for any task; this one is for a probe, and its outputs.
+    def on_predict_batch_end(  # type: ignore[override]
         self,
         trainer: pl.Trainer,
         pl_module: "LinearProbe",
@@ -53,7 +56,7 @@ class HeldOutPredictions(pl.Callback):
         """Keeps a batch's predictions on the host."""
         self._batches.append({key: value.cpu().numpy() for key, value in outputs.items()})
 
-    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: "LinearProbe") -> None:
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Brings all ranks' cells together and writes them on the first.
 
         Raises:
@@ -61,23 +64,24 @@ class HeldOutPredictions(pl.Callback):
         """
         batches, self._batches = self._batches, []
         own = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-        parts = [own]
+        parts: list[dict[str, np.ndarray]] = [own]
         if trainer.world_size > 1:
-            parts = [None] * trainer.world_size if trainer.is_global_zero else None
-            dist.gather_object(own, parts)
+            parts = [{}] * trainer.world_size
+            dist.gather_object(own, parts if trainer.is_global_zero else None)
         if not trainer.is_global_zero:
             return
+        data = data_of(trainer)
         whole = {key: np.concatenate([part[key] for part in parts]) for key in own}
         folder = run_folder(trainer) / "predictions"
         for number in np.unique(whole["slide"]):
             rows = np.flatnonzero(whole["slide"] == number)
             rows = rows[np.argsort(whole["cell"][rows], kind="stable")]
-            path = folder / f"{_names(trainer.datamodule)[number]}.h5ad"
-            self._write(path, trainer.datamodule, number, whole["cell"][rows], whole["expression"][rows])
+            path = folder / f"{_names(data)[number]}.h5ad"
+            self._write(path, data, number, whole["cell"][rows], whole["expression"][rows])
             logger.info("wrote %s: %d cells, %d genes", path, len(rows), whole["expression"].shape[1])
 
     def _write(
-        self, path: Path, data: pl.LightningDataModule, number: int, cells: np.ndarray, values: np.ndarray
+        self, path: Path, data: "ExpressionDataModule", number: int, cells: np.ndarray, values: np.ndarray
     ) -> None:
         from anndata import AnnData
 

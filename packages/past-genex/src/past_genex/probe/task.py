@@ -7,11 +7,13 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from past_core.augment import Augmentation, augment, dihedral
 from past_core.callbacks import run_folder
 from past_core.errors import PastError
+from past_core.training.attached import built, data_of
 from past_core.training.optimisation import planned_steps, warmup_cosine
 from past_genex.data.batches import ExpressionBatch
 from past_genex.metrics.pairs import PairMoments
@@ -48,7 +50,7 @@ def masked_mse(predicted: Tensor, truth: Tensor, *, per: Reduction = "value") ->
 
 def symmetric_mean(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Mean prediction over the eight flips and quarter turns of `(B, C, L, L)` images."""
-    total = 0.0
+    total = torch.zeros((), device=images.device)
     for element in range(SYMMETRIES):
         total = total + predict(dihedral(images, torch.full((len(images),), element)))
     return total / SYMMETRIES
@@ -70,6 +72,9 @@ class LinearHead(nn.Module):
         mean: `(d,)` subtracted from the features; 0 by default.
         scale: `(d,)` they are divided by; 1 by default.
     """
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(
         self, dim: int, bias: Tensor, *, mean: Tensor | None = None, scale: Tensor | None = None
@@ -147,7 +152,7 @@ class LinearProbe(pl.LightningModule):
         """Builds the head once the genes are known."""
         if self.head is not None:
             return
-        data = self.trainer.datamodule
+        data = data_of(self.trainer)
         for option in ("finetune", "average_symmetries"):
             if getattr(self, option) and not data.pixels:
                 raise ProbeTrainingError(
@@ -169,7 +174,7 @@ class LinearProbe(pl.LightningModule):
         self.by_slide = nn.ModuleDict({str(number): PearsonByGene(genes) for number in data.val_slides})
 
     def _standardisation(self) -> tuple[Tensor, Tensor]:
-        data = self.trainer.datamodule
+        data = data_of(self.trainer)
         n, total, square = 0, 0.0, 0.0
         parts = [data.features[i][data.train_cells[i]] for i in data.train_slides]
         for part in parts:
@@ -188,16 +193,17 @@ class LinearProbe(pl.LightningModule):
             if self.backbone is not None:
                 inputs = self.backbone(inputs)
             else:
-                inputs = self.trainer.datamodule.encoder(inputs)
-        return self.head(inputs)
+                inputs = data_of(self.trainer).encoder(inputs)
+        return built(self.head)(inputs)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW or SGD with momentum; the schedule is by step."""
         trained = [p for p in self.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
             {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
+        optimizer: torch.optim.Optimizer
         if self.optimizer_name == "adamw":
             optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
         else:
@@ -216,7 +222,7 @@ class LinearProbe(pl.LightningModule):
         """Squared error over measured genes."""
         inputs = batch.inputs
         if inputs.ndim == 4 and self.augmentation is not None:
-            key = [self.trainer.datamodule.seed, self.current_epoch, batch_idx, self.global_rank]
+            key = [data_of(self.trainer).seed, self.current_epoch, batch_idx, self.global_rank]
             seed = int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
             inputs = augment(inputs, self.augmentation, torch.Generator().manual_seed(seed))
         loss = masked_mse(self(inputs), batch.targets, per=self.loss_per)
@@ -238,7 +244,12 @@ class LinearProbe(pl.LightningModule):
         predicted = self.predicted(batch.inputs)
         for number in batch.slide.unique().tolist():
             rows = batch.slide == number
-            self.by_slide[str(number)].update(predicted[rows], batch.targets[rows])
+            self._metric(str(number)).update(predicted[rows], batch.targets[rows])
+
+    def _metric(self, number: str) -> PearsonByGene:
+        metric = self.by_slide[number]
+        assert isinstance(metric, PearsonByGene)
+        return metric
 
     test_step = validation_step
 
@@ -249,7 +260,8 @@ class LinearProbe(pl.LightningModule):
     def _finish(self, prefix: str) -> None:
         pairs = []
         self.slide_r = {}
-        for number, metric in self.by_slide.items():
+        for number in self.by_slide:
+            metric = self._metric(number)
             with metric.sync_context():  # moments of all ranks, merged; nothing where there is one
                 pairs.append(metric.pairs)
             self.slide_r[int(number)] = pairs[-1].r
@@ -279,7 +291,7 @@ class LinearProbe(pl.LightningModule):
         """
         if self.finetune:
             raise ProbeTrainingError("a fine-tuned encoder is in the checkpoint only; no probe is written")
-        data = self.trainer.datamodule
+        data = data_of(self.trainer)
         n = len(data.genes)
         r = np.full(n, np.nan) if self.pairs is None else self.pairs.r
         held = [data.slides[i] for i in data.val_slides]
@@ -287,7 +299,7 @@ class LinearProbe(pl.LightningModule):
         for patient in {slide.patient for slide in held}:
             patients += np.any([data.genes.isin(s.genes) for s in held if s.patient == patient], axis=0)
         unknown = np.full(n, np.nan)  # one fold gives no interval; `past probe` makes them over all folds
-        weight, bias = self.head.folded()
+        weight, bias = built(self.head).folded()
         return Probe(
             encoder=data.encoder.name,
             fingerprint=data.encoder.fingerprint,
@@ -314,7 +326,7 @@ class LinearProbe(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what the head is of."""
-        data = self.trainer.datamodule
+        data = data_of(self.trainer)
         checkpoint["past_genex"] = {
             "encoder": data.encoder.name,
             "fingerprint": data.encoder.fingerprint,
@@ -324,7 +336,7 @@ class LinearProbe(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another encoder or of other genes."""
-        saved, data = checkpoint.get("past_genex"), self.trainer.datamodule
+        saved, data = checkpoint.get("past_genex"), data_of(self.trainer)
         if not saved:
             return
         if saved["fingerprint"] != data.encoder.fingerprint:

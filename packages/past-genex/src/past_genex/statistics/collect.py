@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
@@ -142,7 +142,7 @@ def collect(
     }
     with replacing(folder) as temporary:
         temporary.mkdir()
-        arrays = {
+        arrays: dict[str, np.memmap] = {
             name: np.lib.format.open_memmap(
                 temporary / f"{name}.npy", mode="w+", dtype=np.float64, shape=shape
             )
@@ -156,7 +156,7 @@ def collect(
 
 
 def _fill(
-    arrays: dict[str, np.ndarray],
+    arrays: Mapping[str, np.ndarray],
     slide: ExpressionSlide,
     features: np.ndarray,
     regions: Regions,

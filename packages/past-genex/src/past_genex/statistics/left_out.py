@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -104,7 +105,7 @@ def _fixed(
         for place, u in enumerate(kind.units):
             members.setdefault(group_of[u], []).append(place)
         parts = {name: merge_moments([kind.parts[i] for i in places]) for name, places in members.items()}
-        options = {"alpha": alpha, "relative_alpha": relative_alpha, "intercept": intercept}
+        options: dict[str, Any] = {"alpha": alpha, "relative_alpha": relative_alpha, "intercept": intercept}
         names = [units[u].name for u in kind.units]
         if len(parts) > 1:
             for name, train in zip(parts, leave_one_out_merges(list(parts.values())), strict=True):
@@ -118,13 +119,13 @@ def _fixed(
             for name in outside:
                 solved[name].append((kind.columns, *same))
     encoder, models = next((u.encoder for u in units if u.encoder), ""), {}
-    for name, parts in solved.items():
+    for name, pieces in solved.items():
         fitted = np.zeros(len(genes), bool)
-        for columns, *_ in parts:
+        for columns, *_ in pieces:
             fitted[columns] = True
         _shared(units, genes, fitted, groups[name])
-        place = np.cumsum(fitted) - 1
-        models[name] = assemble([(place[c], *rest) for c, *rest in parts], genes[fitted], encoder=encoder)
+        position = np.cumsum(fitted) - 1
+        models[name] = assemble([(position[c], *rest) for c, *rest in pieces], genes[fitted], encoder=encoder)
     return models
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -96,7 +97,8 @@ def score(
             any unit.
     """
     single = isinstance(units, tuple) and bool(units) and isinstance(units[0], Moments)
-    tested = as_units([units] if single else units)
+    given: Any = [units] if single else units  # a unit is a tuple too, as a sequence of them may be
+    tested = as_units(given)
     for unit in tested:
         if model.encoder and unit.encoder and model.encoder != unit.encoder:
             raise RidgeError(

@@ -124,9 +124,9 @@ def patterns(units: Sequence[Unit], genes: pd.Index) -> list[Pattern]:
     kinds, number = np.unique(measured.T, axis=0, return_inverse=True)
     out = []
     for kind, row in enumerate(kinds):
-        columns, members = np.flatnonzero(number.ravel() == kind), np.flatnonzero(row)
+        columns, members = np.flatnonzero(number.ravel() == kind), np.flatnonzero(row).tolist()
         parts = tuple(_select(units[u].moments, position[u, columns]) for u in members)
-        out.append(Pattern(tuple(members.tolist()), columns, parts))
+        out.append(Pattern(tuple(members), columns, parts))
     return out
 
 

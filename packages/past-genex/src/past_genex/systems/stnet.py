@@ -23,6 +23,7 @@ from past_genex.systems.base import Prediction, Surroundings, fold_cells, requir
 from past_genex.systems.mean import training_mean
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from past_core.models.image_encoder import ImageEncoder
@@ -122,7 +123,15 @@ class STNet:
             head.bias.copy_(torch.as_tensor(mean))
         return encoder, head
 
-    def _train(self, split, fold, genes, network, head, device) -> None:
+    def _train(
+        self,
+        split: "Split",
+        fold: "Fold",
+        genes: pd.Index,
+        network: "nn.Module",
+        head: "nn.Module",
+        device: "torch.device",
+    ) -> None:
         import torch
 
         images, truth = self._training_cells(split, fold, genes)
