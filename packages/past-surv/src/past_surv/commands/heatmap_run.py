@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +223,7 @@ def _write(
     write_heatmaps(
         request.output,
         [
-            (name, lambda values=values: painter.paint(values, opacity=request.opacity))
+            (name, partial(painter.paint, values, opacity=request.opacity))
             for name, values in zip(attention.names, ranks, strict=True)
         ],
         mpp=overview.mpp,

@@ -49,7 +49,7 @@ def matrix_of(
     from past_surv.evaluation.sources import cohort_source
     from past_surv.systems.registry import SYSTEMS, entry
 
-    made = {"splits": splits, "folds": folds}
+    made: dict[str, Any] = {"splits": splits, "folds": folds}
     sources, folders = [], {}
     for table in tables:
         if str(table) == DEMO and not table.exists():

@@ -123,7 +123,7 @@ def make_bag(
         )
         manifest = key | {
             "slide": opened.name,
-            "slide_mpp": float(opened.mpp),
+            "slide_mpp": opened.require_mpp(),
             "slide_size": [int(opened.width), int(opened.height)],
             "source": source_key(opened.path),
             "software": f"past-surv {version('past-surv')}",

@@ -76,9 +76,11 @@ class EncoderSource:
     def load(self) -> "FrozenEncoder":
         """The encoder on its device."""
         from past_core.encoders import load_image_encoder, resolve_device
+        from past_core.frozen import check_space
 
         device = resolve_device(self.device)
-        encoder = load_image_encoder(self.name, self.space, weights=self.weights, download=self.download)
+        space = check_space(self.space)
+        encoder = load_image_encoder(self.name, space, weights=self.weights, download=self.download)
         return encoder.to(device, self.precision)
 
 

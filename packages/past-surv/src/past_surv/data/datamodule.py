@@ -1,6 +1,7 @@
 """The data of one fold as a Lightning DataModule."""
 
 import logging
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -131,7 +132,7 @@ class SurvivalDataModule(pl.LightningDataModule):
         self._folds, self._n_folds, self._fold = folds, n_folds, fold
         self._intervals = intervals
         self._require = {"require_slides": require_slides, "require_omics": require_omics}
-        self._default = {"patients": patients, "size_um": size_um, "cache": cache}
+        self._default: dict[str, Any] = {"patients": patients, "size_um": size_um, "cache": cache}
 
     def prepare_data(self) -> None:
         """Makes the embedded default once, on one process of a node."""
@@ -159,7 +160,7 @@ class SurvivalDataModule(pl.LightningDataModule):
         logger.info("%s\n%s", cohort.describe(), self.data.describe())
 
     def _read(self) -> tuple[Cohort, dict[str, list[str]] | None, BagFolder | None]:
-        if self.synthetic:
+        if self._table is None:
             made = default_survival_data(**self._default)
             bags = default_bags(self._encoder or DEMO, **self._default) if self._use_slides else None
             return made.cohort, made.groups, bags

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -266,8 +267,11 @@ def _find_bags(
 ) -> tuple[tuple[tuple[Bag, ...], ...], list[tuple[str, str]]]:
     """The bags of each row, and what is absent."""
     found: list[tuple[Bag, ...]] = [()] * len(cohort)
-    absent, owners = [], {}
-    for row in rows if bags is not None else ():
+    absent: list[tuple[str, str]] = []
+    owners: dict[Path, str] = {}
+    for row in rows:
+        if bags is None:
+            break
         case = str(cohort.cases[row])
         slides = cohort.slides.get(case, ())
         own = {slide: bags.find(slide) for slide in dict.fromkeys(slides)}

@@ -29,7 +29,7 @@ class Draw(NamedTuple):
         seed: of the choice of patches, so that workers draw the same whoever reads.
     """
 
-    index: int
+    index: int  # type: ignore[assignment]  # in place of tuple.index
     seed: int
 
 

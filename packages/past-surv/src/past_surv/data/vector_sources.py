@@ -178,13 +178,13 @@ def bulk_vectors(
         )
     symbols = [name.removesuffix("_rnaseq") for name in columns]
     table = _ids(symbols, ids)
-    genes = [table.get(symbol) for symbol in symbols]
-    known = [k for k, gene in enumerate(genes) if gene is not None]
+    found_ids = [table.get(symbol) for symbol in symbols]
+    known = [k for k, gene in enumerate(found_ids) if gene is not None]
     if not known:
         raise VectorError(f"{cohort.name}: no Ensembl id is known for any of {len(symbols)} symbols of RNA")
     rna = cohort.omics[[columns[k] for k in known]]
     rna = rna[rna.notna().any(axis=1)].fillna(0)
-    genes = [genes[k] for k in known]
+    genes = [gene for gene in found_ids if gene is not None]
     counts = sparse.csr_matrix(_counts(cohort, rna, genes, encoder, scale, means))
     values = encoder(counts, genes, batch_size=batch_size, source=f"the RNA of {cohort.name}").numpy()
     found = np.isfinite(values).all(axis=1)
@@ -291,7 +291,11 @@ def _counts(
             f"{cohort.name}: {rna.columns[column]} of case {rna.index[row]} is {values[row, column]:.4g}; on "
             f"the scale {scale!r} nothing is negative. Are these z-scores? then the scale is 'zscore'"
         )
-    inverse = {"log2p1": lambda x: np.exp2(x) - 1, "log1p": np.expm1, "linear": lambda x: x}
+    inverse: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "log2p1": lambda x: np.exp2(x) - 1,
+        "log1p": np.expm1,
+        "linear": lambda x: x,
+    }
     with np.errstate(over="ignore"):
         made = inverse[scale](values)
     if not np.isfinite(made).all():

@@ -104,6 +104,7 @@ def patient_vectors(
     frozen = FrozenCellEncoder(Path(encoder).name, checkpoint, space, demo=checkpoint.demo).to(target)
     if source == "bulk":
         return bulk_vectors(cohort, frozen, means=checkpoint.gene_means, scale=scale, ids=ids)
+    assert predictions is not None  # as 'expression' needs, see above
     return expression_vectors(
         cohort, predictions, frozen, cells=cells, least=least, seed=seed, progress=progress
     )

@@ -107,7 +107,7 @@ def attribute_cohort(
             without.append(case)
         else:
             patches, slides = None, 0
-            if kind == "mcat":
+            if bags is not None and kind == "mcat":
                 own = _bags(bags, cohort.slides[case], loaded)
                 slides = len(own)
                 patches = _patches(own, max_patches) if own else None

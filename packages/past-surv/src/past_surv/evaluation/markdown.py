@@ -1,7 +1,7 @@
 """The summary of a matrix as text for people."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -60,7 +60,7 @@ def p_number(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
 
 
-def _row(row: tuple) -> Sequence[str]:
+def _row(row: Any) -> Sequence[str]:
     def spread(metric: str) -> str:
         text = f"{number(getattr(row, metric))} ± {number(getattr(row, f'{metric}_sd'))}"
         missing = int(getattr(row, f"{metric}_undefined"))
@@ -76,7 +76,7 @@ def _row(row: tuple) -> Sequence[str]:
     )  # fmt: skip
 
 
-def _place(row: tuple) -> Sequence[str]:
+def _place(row: Any) -> Sequence[str]:
     found = [row.label, f"{row.cohorts} of {row.of}"]
     for metric in ("harrell", "uno_tau"):
         found += [
@@ -87,7 +87,7 @@ def _place(row: tuple) -> Sequence[str]:
     return found
 
 
-def _difference(row: tuple) -> Sequence[str]:
+def _difference(row: Any) -> Sequence[str]:
     return (
         row.cohort, f"{row.first} − {row.second}",
         "undefined" if pd.isna(row.difference) else f"{row.difference:+.3f}", bounds(row.low, row.high),
@@ -100,6 +100,6 @@ def bounds(low: float, high: float) -> str:
     return "undefined" if pd.isna(low) else f"{low:.3f} to {high:.3f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]

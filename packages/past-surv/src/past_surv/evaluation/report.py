@@ -172,7 +172,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _inputs(cells: Sequence[Cell]) -> dict[str, Mapping[str, str]]:
+def _inputs(cells: Sequence[Cell]) -> Mapping[str, Mapping[str, str]]:
     """Files by what they are, with the digest of their contents."""
     found: dict[str, dict[str, str]] = {}
     for cell in cells:

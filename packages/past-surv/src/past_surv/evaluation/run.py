@@ -106,7 +106,8 @@ def _in_processes(
     cells: Sequence[Cell], folder: Path, jobs: int, done: Callable[[Cell, str | None], None]
 ) -> None:
     """At most `jobs` cells are under way: a process that dies takes few with it, and each is tried alone."""
-    queue, suspects = list(reversed(cells)), []
+    queue = list(reversed(cells))
+    suspects: list[Cell] = []
     while queue:
         with _pool(jobs) as pool:
             running: dict[Future, Cell] = {}

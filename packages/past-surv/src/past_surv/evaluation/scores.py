@@ -1,6 +1,7 @@
 """Scores of every fold, and of all folds pooled, each with what decides it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -121,8 +122,12 @@ def score_fold(
     """
     known = np.isfinite(risk)
     event, time, risk = event[known], time[known], risk[known]
-    base = {"patients": len(risk), "events": int(event.sum()), "unpredicted": int((~known).sum())}
-    weights = {"train_event": train_event, "train_time": train_time, "source": source}
+    base: dict[str, object] = {
+        "patients": len(risk),
+        "events": int(event.sum()),
+        "unpredicted": int((~known).sum()),
+    }
+    weights: dict[str, Any] = {"train_event": train_event, "train_time": train_time, "source": source}
     tau = tau_of(train_event, train_time, quantile=tau_quantile)
     rows = []
     scores = {"harrell": harrell_c(event, time, risk)}

@@ -69,23 +69,23 @@ def cohort_source(
         CohortNotFoundError: no such table.
         SurvivalSplitError: no folds of this cohort there.
     """
-    paths = tuple(Path(path).resolve() for path in paths)
+    files = tuple(Path(path).resolve() for path in paths)
     if name is None:
-        if len(paths) != 1:
-            raise SourceError(f"{len(paths)} tables joined under no name; write --cohort NAME=a.csv,b.csv")
-        name = paths[0].name.removeprefix("tcga_").split("_")[0].split(".")[0]
+        if len(files) != 1:
+            raise SourceError(f"{len(files)} tables joined under no name; write --cohort NAME=a.csv,b.csv")
+        name = files[0].name.removeprefix("tcga_").split("_")[0].split(".")[0]
     if not NAME.fullmatch(name):
         raise SourceError(
             f"cohort {name!r}; expected a name of letters, digits and _.+- that begins with no mark"
         )
-    for path in paths:
+    for path in files:
         if not path.is_file():
             raise CohortNotFoundError(f"{path}: no such cohort table")
     folder = None if splits is None else _split_folder(Path(splits).resolve(), name)
     return CohortSource(
         name=name,
-        paths=paths,
-        digest=digest_of(*(file_digest(path) for path in paths)),
+        paths=files,
+        digest=digest_of(*(file_digest(path) for path in files)),
         splits=folder,
         splits_digest=None
         if folder is None

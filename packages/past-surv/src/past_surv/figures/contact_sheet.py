@@ -11,6 +11,8 @@ from past_surv.figures.curves import FigureError
 from past_surv.figures.heatmaps import colours
 
 if TYPE_CHECKING:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
 
 MAP_PX = 700
@@ -92,7 +94,7 @@ def contact_sheet(slide: np.ndarray, rows: Sequence[SheetRow], *, heading: str) 
     return figure
 
 
-def _mappable(table: object) -> object:
+def _mappable(table: "Colormap") -> "ScalarMappable":
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 

@@ -48,11 +48,11 @@ def curve_grid(
     if not rows or not columns:
         raise FigureError("no cohort or no system to draw")
     panels: dict[tuple[str, str], RiskSplit] = {}
-    for split in splits:
-        place = split.cohort, f"{split.encoder}/{split.system}"
+    for each in splits:
+        place = each.cohort, f"{each.encoder}/{each.system}"
         if place in panels:
             raise FigureError(f"{place[0]}, {place[1]} comes twice; draw the splits of one kind at a time")
-        panels[place] = split
+        panels[place] = each
     figure = Figure(figsize=(PANEL[0] * len(columns) + 0.4, PANEL[1] * len(rows) + 0.5), layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False)
     for i, cohort in enumerate(rows):
@@ -77,9 +77,9 @@ def draw_curves(axis: "Axes", split: RiskSplit, *, unit: str = "months") -> None
     end = max(float(curve.time[-1]) for curve in split.curves.values())
     for group, curve in split.curves.items():
         time = np.concatenate([[0.0], curve.time])
-        bands = [np.concatenate([[1.0], values]) for values in (curve.low, curve.high)]
+        low, high = (np.concatenate([[1.0], values]) for values in (curve.low, curve.high))
         survival = np.concatenate([[1.0], curve.survival])
-        axis.fill_between(time, *bands, step="post", color=COLOURS[group], alpha=0.16, lw=0)
+        axis.fill_between(time, low, high, step="post", color=COLOURS[group], alpha=0.16, lw=0)
         axis.step(time, survival, where="post", color=COLOURS[group], lw=1.3, label=f"{group} risk")
         # A time after which survival did not fall is one at which somebody was censored.
         still = np.flatnonzero(np.diff(survival) == 0) + 1

@@ -136,8 +136,8 @@ class PatchPainter:
 
 def colours() -> np.ndarray:
     """`(256, 3)` uint8, from the least attention to the most."""
-    at, shades = zip(*ANCHORS, strict=True)
-    shades = np.array(shades, float)
+    at = np.array([place for place, _ in ANCHORS], float)
+    shades = np.array([shade for _, shade in ANCHORS], float)
     steps = np.linspace(0, 1, 256)
     return np.stack([np.interp(steps, at, shades[:, k]) for k in range(3)], axis=1).round().astype(np.uint8)
 

@@ -6,6 +6,7 @@ scikit-survival.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def dynamic_auc(
     times = np.asarray(times, np.float64)
     if times.ndim != 1 or (np.diff(times) <= 0).any():
         raise SurvivalDataError(f"moments {times.tolist()}; expected them to ascend")
-    record = {"times": times, "censoring": source}
+    record: dict[str, Any] = {"times": times, "censoring": source}
     nothing = np.full(len(times), np.nan)
     if not len(times):
         problem = "no moment at which a patient has died, others live on and training patients are followed"

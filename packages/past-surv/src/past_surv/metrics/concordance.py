@@ -11,7 +11,7 @@ p = 1 as the PAST paper prints it.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -133,7 +133,7 @@ def uno_c(
     train_event, train_time, _ = checked(train_event, train_time, np.zeros(len(train_time)))
     counted = event & (time < (np.inf if tau is None else tau))
     seen = censoring_survival(train_event, train_time, time)
-    record = {
+    record: dict[str, Any] = {
         "tau": None if tau is None else float(tau),
         "exponent": float(exponent),
         "censoring": source,
@@ -210,7 +210,7 @@ def checked(
     return event.astype(bool), time, risk
 
 
-def _score(pairs: Pairs, weight: np.ndarray, record: dict[str, object]) -> Concordance:
+def _score(pairs: Pairs, weight: np.ndarray, record: dict[str, Any]) -> Concordance:
     used = pairs.comparable & (weight > 0)[:, None]
     count = int(used.sum())
     if not count:
@@ -228,7 +228,7 @@ def _score(pairs: Pairs, weight: np.ndarray, record: dict[str, object]) -> Conco
     )
 
 
-def _undefined(problem: str, record: dict[str, object]) -> Concordance:
+def _undefined(problem: str, record: dict[str, Any]) -> Concordance:
     return Concordance(
         value=None, pairs=0, concordant=0, discordant=0, tied=0, largest_weight=0.0, problem=problem, **record
     )

@@ -113,7 +113,8 @@ def top_patches(weights: np.ndarray, places: np.ndarray, count: int, *, apart: f
     Returns:
         row numbers, the largest weight first; equal weights in the order of their rows.
     """
-    tree, taken, free = cKDTree(places), [], np.ones(len(weights), bool)
+    tree, free = cKDTree(places), np.ones(len(weights), bool)
+    taken: list[int] = []
     for row in np.argsort(-weights, kind="stable"):
         if len(taken) == count:
             break

@@ -87,8 +87,8 @@ def _quadrature(
     totals = [torch.zeros(x.shape, dtype=torch.float64) for x in inputs]
     for start in range(0, steps, chunk):
         part = slice(start, start + chunk)
-        for_these = {"dtype": inputs[0].dtype, "device": inputs[0].device}
-        along = torch.tensor((nodes[part] + 1) / 2, **for_these)[:, None]
+        dtype, device = inputs[0].dtype, inputs[0].device
+        along = torch.tensor((nodes[part] + 1) / 2, dtype=dtype, device=device)[:, None]
         weight = torch.tensor(weights[part] / 2, dtype=torch.float64)[:, None]
         points = [(x0 + along * (x - x0)).requires_grad_() for x, x0 in zip(inputs, baselines, strict=True)]
         with torch.enable_grad():

@@ -1,6 +1,7 @@
 """A trained network as one file: safetensors, with everything but the weights as JSON in its metadata."""
 
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,7 +134,7 @@ def _manifest(path: Path, entry: Any) -> dict[str, Any]:
     return entry["manifest"]
 
 
-def _fitting(path: Path, manifest: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> nn.Module:
+def _fitting(path: Path, manifest: dict[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> nn.Module:
     """The manifest's network without memory of its own, if these are the shapes of its weights."""
     try:
         with torch.device("meta"):

@@ -10,7 +10,8 @@ class ConcatFusion(nn.Sequential):
     def __init__(self, width: int) -> None:
         super().__init__(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
 
-    def forward(self, path: Tensor, omic: Tensor) -> Tensor:
+    # A Sequential for the names of its weights; it takes two tensors, where torch's takes one.
+    def forward(self, path: Tensor, omic: Tensor) -> Tensor:  # type: ignore[override]
         """Joins `(B, d)` and `(B, d)` to `(B, d)`."""
         return super().forward(torch.cat([path, omic], dim=-1))
 

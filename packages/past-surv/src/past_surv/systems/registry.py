@@ -158,14 +158,14 @@ def make_system(
     if strange:
         listed = ", ".join(known.options) or "it has none"
         raise UnknownSystemError(f"{name} has no option {strange[0]!r}; its options: {listed}")
-    given = {"groups": groups, "columns": columns, "bags": bags, "vectors": vectors}
+    given: dict[str, Any] = {"groups": groups, "columns": columns, "bags": bags, "vectors": vectors}
     for need, remedy in (
         ("bags", "a folder of patches; make it with `past bags SHEET -o DIR`"),
         ("vectors", "a table of one vector a patient; make it with `past vectors COHORT -o FILE`"),
     ):
         if need in known.needs and given[need] is None:
             raise MissingInputError(f"{name} needs {remedy}")
-    inputs = {need: given[need] for need in ("bags", "vectors") if need in known.needs}
+    inputs: dict[str, Any] = {need: given[need] for need in ("bags", "vectors") if need in known.needs}
     if "omics" in known.needs:
         inputs["groups"] = groups
         if "bags" not in known.needs:

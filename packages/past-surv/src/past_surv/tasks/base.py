@@ -7,9 +7,11 @@ from typing import Any, Literal, NamedTuple
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from past_core.errors import PastError
+from past_core.training.attached import built, callbacks_of, data_of
 from past_core.training.finite import NonFiniteError, require_finite_weights
 from past_surv.data.batches import SurvivalBatch
 from past_surv.data.fold_data import FoldData
@@ -160,7 +162,7 @@ class SurvivalTask(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with the penalty in the gradient, as published."""
         return torch.optim.Adam(
-            self.network.parameters(),
+            built(self.network).parameters(),
             lr=self.learning_rate,
             weight_decay=self.weight_decay,
             fused=self.device.type in ("cuda", "cpu"),
@@ -189,7 +191,7 @@ class SurvivalTask(pl.LightningModule):
             )
         # Lightning advises to save weights from before the step; those after it are meant.
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
-        for callback in self.trainer.callbacks:
+        for callback in callbacks_of(self.trainer):
             monitored = getattr(callback, "monitor", None)
             if isinstance(callback, ModelCheckpoint | EarlyStopping) and str(monitored).startswith("val"):
                 raise SurvivalTaskError(
@@ -202,13 +204,18 @@ class SurvivalTask(pl.LightningModule):
         """Nothing waits for a step yet."""
         self._forget()
         self._epoch = []
-        self.optimizers().zero_grad()
+        self._optimizer().zero_grad()
+
+    def _optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)  # `configure_optimizers` gives one
+        return optimizer
 
     def on_train_batch_start(self, batch: SurvivalBatch, batch_idx: int) -> None:
         """Makes dropout a function of (seed, epoch, batch), so that a resumed training repeats it."""
         from numpy.random import SeedSequence
 
-        seed = int(getattr(self.trainer.datamodule, "seed", 0))
+        seed = int(getattr(data_of(self.trainer), "seed", 0))
         torch.manual_seed(int(SeedSequence([seed, self.current_epoch, batch_idx, 1]).generate_state(1)[0]))
 
     def training_step(self, batch: SurvivalBatch, batch_idx: int) -> None:
@@ -243,13 +250,15 @@ class SurvivalTask(pl.LightningModule):
             self.manual_backward(loss)
             mean = loss.detach()
         else:
-            mean = self._total / count
+            mean = torch.as_tensor(self._total) / count
         self._require_finite(mean, rows)
+        network = built(self.network)
         if self.l1:
-            self.manual_backward(self.l1 * sum(p.abs().sum() for p in self.network.parameters()))
+            first, *others = (p.abs().sum() for p in network.parameters())
+            self.manual_backward(self.l1 * sum(others, start=first))
         if self.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.gradient_clip)
-        optimizer = self.optimizers()
+            nn.utils.clip_grad_norm_(network.parameters(), self.gradient_clip)
+        optimizer = self._optimizer()
         optimizer.step()
         optimizer.zero_grad()
         self._forget()
@@ -262,7 +271,7 @@ class SurvivalTask(pl.LightningModule):
     def _require_finite(self, loss: Tensor, rows: Tensor) -> None:
         if torch.isfinite(loss):
             return
-        cases = self.trainer.datamodule.data.cohort.cases[rows.cpu().numpy()]
+        cases = data_of(self.trainer).data.cohort.cases[rows.cpu().numpy()]
         more = f" and {len(cases) - SHOWN} more" if len(cases) > SHOWN else ""
         raise NonFiniteError(
             f"the loss is {float(loss)} at step {self.global_step} (epoch {self.current_epoch}), over the "
@@ -272,7 +281,7 @@ class SurvivalTask(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the loss over the whole epoch, and refuses to go on with weights that are not finite."""
-        require_finite_weights(self.network, step=self.global_step)
+        require_finite_weights(built(self.network), step=self.global_step)
         if self._epoch:
             total = sum(float(mean) * count for mean, count in self._epoch)
             self.log("train/loss_epoch", total / sum(count for _, count in self._epoch))
@@ -341,6 +350,6 @@ def some(batch: SurvivalBatch, keep: Tensor) -> SurvivalBatch:
     """The patients of a batch for whom `keep`, `(B,)` bool, is true."""
     if keep.all():
         return batch
-    return SurvivalBatch(
-        *(tuple(x[keep] for x in value) if isinstance(value, tuple) else value[keep] for value in batch)
+    return SurvivalBatch._make(
+        tuple(x[keep] for x in value) if isinstance(value, tuple) else value[keep] for value in batch
     )

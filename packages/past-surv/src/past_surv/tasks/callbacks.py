@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from past_core.atomic import replacing
 from past_core.callbacks import run_folder
 from past_core.errors import PastError
+from past_core.training.attached import built, data_of, is_fast_dev_run
 from past_surv.tasks.base import Predicted, SurvivalTask
 from past_surv.tasks.training import require_finite_risks
 
@@ -38,15 +40,15 @@ class SurvivalPredictions(pl.Callback):
         self.filename = filename
         self._batches: list[Predicted] = []
 
-    def on_predict_start(self, trainer: pl.Trainer, pl_module: SurvivalTask) -> None:
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nobody was predicted yet."""
         self._batches = []
 
     def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
-        pl_module: SurvivalTask,
-        outputs: Predicted,
+        pl_module: pl.LightningModule,
+        outputs: Any,
         batch: object,
         batch_idx: int,
         dataloader_idx: int = 0,
@@ -54,7 +56,7 @@ class SurvivalPredictions(pl.Callback):
         """Keeps a batch."""
         self._batches.append(Predicted(*(value.detach().cpu() for value in outputs)))
 
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: SurvivalTask) -> None:
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the table.
 
         Raises:
@@ -63,14 +65,14 @@ class SurvivalPredictions(pl.Callback):
         if not trainer.is_global_zero:
             return
         batches, self._batches = [batch for batch in self._batches if len(batch.row)], []
-        data = trainer.datamodule.data
+        task, data = _task(pl_module), data_of(trainer).data
         rows, risks = data.fold.test, pd.Series(np.nan, index=data.fold.test, dtype=float)
         survival = pd.DataFrame(np.nan, index=rows, columns=survival_columns(data.intervals.edges))
         if batches:
             row, risk, curves = (torch.cat(column).numpy() for column in zip(*batches, strict=True))
             require_finite_risks(data, row, risk)
             risks.loc[row] = risk
-            if pl_module.loss == "nll":
+            if task.loss == "nll":
                 survival.loc[row] = curves
         table = pd.DataFrame(
             {
@@ -82,7 +84,7 @@ class SurvivalPredictions(pl.Callback):
                 "risk": risks.to_numpy(),
             }
         )
-        if pl_module.loss == "nll":  # a partial likelihood knows no time
+        if task.loss == "nll":  # a partial likelihood knows no time
             table = table.join(survival.reset_index(drop=True))
         path = run_folder(trainer) / self.filename
         with replacing(path) as temporary:
@@ -105,15 +107,25 @@ class ExportSurvival(pl.Callback):
             raise SurvivalCallbackError(f"filename {filename!r}; expected a name ending in .safetensors")
         self.filename = filename
 
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: SurvivalTask) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the file."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or is_fast_dev_run(trainer):
             return
         from past_surv.models.files import save_survival
 
         path = run_folder(trainer) / "checkpoints" / self.filename
-        save_survival(path, pl_module.network, pl_module.manifest)
+        task = _task(pl_module)
+        save_survival(path, built(task.network), task.manifest)
         logger.info("wrote %s", path)
+
+
+def _task(module: pl.LightningModule) -> SurvivalTask:
+    if not isinstance(module, SurvivalTask):
+        raise SurvivalCallbackError(
+            f"a callback of survival was given to a {type(module).__name__}; expected a task of "
+            "past_surv.tasks"
+        )
+    return module
 
 
 def survival_columns(edges: np.ndarray) -> list[str]:

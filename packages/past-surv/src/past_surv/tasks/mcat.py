@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from past_core.training.attached import built
 from past_surv.data.batches import SurvivalBatch
 from past_surv.data.fold_data import FoldData
 from past_surv.models.mcat import MCAT, Fusion, McatOutput
@@ -37,7 +38,7 @@ class McatTask(SurvivalTask):
             )
             if not there
         ]
-        if lacks:
+        if lacks or data.patch_dim is None:
             raise SurvivalTaskError(f"{data.cohort.name}: MCAT needs {' and '.join(lacks)}; none were given")
         return MCAT(
             data.group_sizes,
@@ -53,7 +54,7 @@ class McatTask(SurvivalTask):
 
     def hazards(self, batch: SurvivalBatch) -> McatOutput:
         """Runs MCAT."""
-        return self.network(
+        return built(self.network)(
             batch.patches,
             batch.omics,
             padding=batch.padding,

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from past_core.training.attached import built
 from past_surv.data.batches import SurvivalBatch
 from past_surv.data.fold_data import FoldData
 from past_surv.models.mil import AttentionMIL, MilOutput
@@ -42,4 +43,4 @@ class MilTask(SurvivalTask):
 
     def hazards(self, batch: SurvivalBatch) -> MilOutput:
         """Runs the network."""
-        return self.network(batch.patches, padding=batch.padding)
+        return built(self.network)(batch.patches, padding=batch.padding)

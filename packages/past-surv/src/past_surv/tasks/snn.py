@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from past_core.training.attached import built
 from past_surv.data.batches import SurvivalBatch
 from past_surv.data.fold_data import FoldData
 from past_surv.losses import risk_of, survival_of
@@ -30,6 +31,7 @@ class SnnTask(SurvivalTask):
     """
 
     kind = "snn"
+    first: Tensor
 
     def __init__(self, *, width: int = 256, **options: Any) -> None:
         super().__init__(**options)
@@ -55,7 +57,7 @@ class SnnTask(SurvivalTask):
 
     def hazards(self, batch: SurvivalBatch) -> SnnOutput:
         """Runs the network."""
-        hazards = self.network(torch.cat(batch.omics, dim=1)[:, self.first])
+        hazards = built(self.network)(torch.cat(batch.omics, dim=1)[:, self.first])
         return SnnOutput(hazards, survival_of(hazards), risk_of(hazards))
 
 

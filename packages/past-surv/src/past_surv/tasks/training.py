@@ -21,11 +21,25 @@ from past_surv.tasks.base import SHOWN, SurvivalTask
 class TrainingSettings(Protocol):
     """What is asked of the settings; see `systems.trained.Training`."""
 
-    batch_size: int
-    max_patches: int | None
-    sampler: Literal["balanced", "plain"]
-    accelerator: str
-    precision: str
+    @property
+    def batch_size(self) -> int:
+        """Patients a batch."""
+
+    @property
+    def max_patches(self) -> int | None:
+        """Of a training patient; None takes all."""
+
+    @property
+    def sampler(self) -> Literal["balanced", "plain"]:
+        """How patients are drawn."""
+
+    @property
+    def accelerator(self) -> str:
+        """Lightning's."""
+
+    @property
+    def precision(self) -> str:
+        """Lightning's."""
 
 
 class Run(NamedTuple):
@@ -83,14 +97,16 @@ class _Watch(pl.Callback):
     """Keeps the last epoch's loss, and the scores by epoch."""
 
     def __init__(self) -> None:
-        self.loss, self.scores = float("nan"), []
+        self.loss = float("nan")
+        self.scores: list[float] = []
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: SurvivalTask) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reads the loss."""
         self.loss = float(trainer.callback_metrics.get("train/loss_epoch", float("nan")))
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: SurvivalTask) -> None:
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reads the score."""
+        assert isinstance(pl_module, SurvivalTask)
         self.scores.append(pl_module.scored.get("val/c_index", 0.5))
 
 
@@ -136,8 +152,8 @@ def predicted(
     rows = rows[~np.isin(rows, data.left_out)]
     with _quiet():
         trainer = _trainer(settings)
-        batches = trainer.predict(task, datamodule=FoldLoaders(data, settings, rows=rows))
-    batches = [batch for batch in batches if len(batch.row)]
+        made: Any = trainer.predict(task, datamodule=FoldLoaders(data, settings, rows=rows))
+    batches = [batch for batch in made or [] if len(batch.row)]
     if not batches:
         return np.zeros(0, np.int64), np.zeros(0), np.zeros((0, len(data.intervals)))
     row, risk, survival = (torch.cat(column).cpu().numpy() for column in zip(*batches, strict=True))
@@ -161,10 +177,11 @@ def require_finite_risks(data: FoldData, row: np.ndarray, risk: np.ndarray) -> N
 
 
 def _trainer(settings: TrainingSettings, **options: Any) -> pl.Trainer:
+    precision: Any = settings.precision  # Lightning refuses what it does not know
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=1,
-        precision=settings.precision,
+        precision=precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
