@@ -3,7 +3,7 @@
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -13,8 +13,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from past_core.atomic import replacing
 from past_core.callbacks import _publish, run_folder
 from past_core.errors import PastError
+from past_core.training.attached import data_of, is_fast_dev_run
 from past_vihc.data.batch import StainBatch
 from past_vihc.figures.panels import stain_panels
+
+if TYPE_CHECKING:
+    from past_vihc.tasks.base import StainTask
 
 logger = logging.getLogger(__name__)
 
@@ -73,22 +77,22 @@ class StainPanel(pl.Callback):
             self._seen = []
         self._validations += 1
         if self._validations % self.every == 0:
-            self._draw(trainer, pl_module)
+            self._draw(trainer, _task(pl_module))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the generator as it is at the end."""
         if self._drawn_at != trainer.global_step:
-            self._draw(trainer, pl_module)
+            self._draw(trainer, _task(pl_module))
 
-    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _draw(self, trainer: pl.Trainer, task: "StainTask") -> None:
         if not trainer.is_global_zero:
             return
         if self._fixed is None:
             logger.warning("no validation tiles: no panel drawn")
             return
         batch = self._fixed
-        made = _translated(pl_module, batch)
-        data = trainer.datamodule
+        made = _translated(task, batch)
+        data = data_of(trainer)
         stains = [data.stains[number] for number in batch.stain.tolist()]
         several = len(data.stains) > 1
         figure = stain_panels(
@@ -123,12 +127,13 @@ class ExportGenerator(pl.Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the file."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        if not trainer.is_global_zero or is_fast_dev_run(trainer):
             return
         from past_vihc.files import export_generator, save_generator
 
-        if pl_module.checkpoint_entry() is None:
-            logger.info("%s has no generator file; stain from its checkpoint", type(pl_module).__name__)
+        task = _task(pl_module)
+        if task.checkpoint_entry() is None:
+            logger.info("%s has no generator file; stain from its checkpoint", type(task).__name__)
             return
         folder = run_folder(trainer) / "checkpoints"
         own = trainer.checkpoint_callback
@@ -139,7 +144,7 @@ class ExportGenerator(pl.Callback):
             path = export_generator(best, best.parent / self.filename)
             logger.info("wrote %s, from %s", path, best.name)
         else:
-            path = save_generator(folder / self.filename, pl_module.best_generator, pl_module.info())
+            path = save_generator(folder / self.filename, task.exported(), task.info())
             logger.info("wrote %s, the last weights", path)
 
 
@@ -197,9 +202,9 @@ class StainPredictions(pl.Callback):
         """Writes a batch's images."""
         from PIL import Image
 
-        made = outputs if isinstance(outputs, torch.Tensor) else _translated(pl_module, batch)
+        made = outputs if isinstance(outputs, torch.Tensor) else _translated(_task(pl_module), batch)
         root = run_folder(trainer) / "predictions" if self.folder is None else Path(self.folder)
-        stains = trainer.datamodule.stains
+        stains = data_of(trainer).stains
         images = made.detach().cpu().numpy()
         for image, case, stain, index in zip(
             images, batch.case, batch.stain.tolist(), batch.index.tolist(), strict=True
@@ -218,28 +223,35 @@ def _best(trainer: pl.Trainer) -> Path | None:
     return None
 
 
-def _translated(pl_module: pl.LightningModule, batch: StainBatch) -> torch.Tensor:
+def _task(module: pl.LightningModule) -> "StainTask":
+    from past_vihc.tasks.base import StainTask
+
+    if not isinstance(module, StainTask):
+        raise StainCallbackError(
+            f"a callback of virtual staining was given to a {type(module).__name__}; expected a task of "
+            "past_vihc.tasks"
+        )
+    return module
+
+
+def _translated(task: "StainTask", batch: StainBatch) -> torch.Tensor:
     """The virtual stain of a batch, on the CPU: `(B, 3, S, S)` uint8."""
-    moved = StainBatch(*(v.to(pl_module.device) if isinstance(v, torch.Tensor) else v for v in batch))
-    return pl_module.translate(moved).cpu()
+    moved = StainBatch._make(v.to(task.device) if isinstance(v, torch.Tensor) else v for v in batch)
+    return task.translate(moved).cpu()
 
 
 def _rows(batch: StainBatch, rows: list[int]) -> StainBatch:
     """Some tiles of a batch, on the CPU."""
-    return StainBatch(
-        *([v[i] for i in rows] if isinstance(v, list) else v[rows].cpu().clone() for v in batch)
+    return StainBatch._make(
+        [v[i] for i in rows] if isinstance(v, list) else v[rows].cpu().clone() for v in batch
     )
 
 
 def _joined(batches: list[StainBatch]) -> StainBatch:
     """Batches as one."""
-    return StainBatch(
-        *(
-            [item for part in column for item in part]
-            if isinstance(column[0], list)
-            else torch.cat(list(column))
-            for column in zip(*batches, strict=True)
-        )
+    return StainBatch._make(
+        [item for part in column for item in part] if isinstance(column[0], list) else torch.cat(list(column))
+        for column in zip(*batches, strict=True)
     )
 
 

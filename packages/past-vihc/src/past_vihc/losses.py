@@ -92,7 +92,8 @@ def pyramid_l1(fake: Tensor, real: Tensor, *, weights: Sequence[float] = PYRAMID
     """
     _same(fake, real)
     pairs = zip(gaussian_pyramid(fake, len(weights)), gaussian_pyramid(real, len(weights)), strict=True)
-    return sum(weight * l1(a, b) for weight, (a, b) in zip(weights, pairs, strict=True))
+    levels = (weight * l1(a, b) for weight, (a, b) in zip(weights, pairs, strict=True))
+    return sum(levels, start=fake.new_zeros(()))
 
 
 def dab_density(images: Tensor, *, stains: str = "qupath-hdab") -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from past_core.errors import PastError
 from past_vihc.markers import marker
@@ -113,7 +113,7 @@ class StainModel:
                 f"a generator for embeddings of length {generator.embedding_dim}, described with an encoder "
                 f"of {dim}"
             )
-        self.generator: nn.Module = generator.eval().requires_grad_(requires_grad=False)
+        self.generator = generator.eval().requires_grad_(requires_grad=False)
         self.info, self.precision = info, "32"
         self.stains, self.granularity = generator.stains, generator.granularity
         self.mpp, self.tile, self.pitch_um = info.mpp, info.tile, info.pitch_um

@@ -1,7 +1,7 @@
 """Two scores of the same cases: a scatter with the identity line (the paper's Fig. 3e), and Bland–Altman."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -115,8 +115,10 @@ def bland_altman_plot(
         (bias, "bias", "-"),
         (lower, f"{MINUS}1.96 s", "--"),
     ):
+        if estimate.value is None:  # too few pairs for one
+            continue
         axis.axhline(estimate.value, color="0.25", lw=1, ls=style, zorder=1)
-        if estimate.low is not None:
+        if estimate.low is not None and estimate.high is not None:
             axis.axhspan(estimate.low, estimate.high, color="0.5", alpha=0.13, lw=0, zorder=0)
         axis.text(
             1.015, estimate.value, f"{name}\n{_number(estimate.value)}", fontsize=8, va="center",
@@ -147,14 +149,15 @@ def _finish(axis: "Axes", x_label: str, y_label: str, place: str, group: Sequenc
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     if group is not None:
-        axis.legend(fontsize=8, frameon=False, loc=place, handletextpad=0.2)
+        options: dict[str, Any] = {"loc": place, "handletextpad": 0.2}
+        axis.legend(fontsize=8, frameon=False, **options)
 
 
 def _text(name: str, estimate: Estimate) -> str:
     if estimate.value is None:
         return f"{name} undefined"
     text = f"{name} = {_number(estimate.value, 2)}"
-    if estimate.low is None:
+    if estimate.low is None or estimate.high is None:
         return text
     return f"{text} ({_number(estimate.low, 2)} to {_number(estimate.high, 2)})"
 

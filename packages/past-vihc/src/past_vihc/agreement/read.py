@@ -92,15 +92,15 @@ def read_pairs(
     values: list[tuple[float, float]] = []
     for line, cells in rows:
         name = f"line {line}" if id_column is None else f"{cells[at[id_column]]} (line {line})"
-        pair = [_number(cells[at[column]]) for column in (x, y)]
+        first, second = pair = [_number(cells[at[column]]) for column in (x, y)]
         wrong = [c for c, v in zip((x, y), pair, strict=True) if v is not None and not math.isfinite(v)]
         absent = [c for c, v in zip((x, y), pair, strict=True) if v is None]
         bad += [f"line {line}, {c}: {cells[at[c]]!r}" for c in wrong]
         if absent:
             missing.append(f"{name}: no {' and '.join(absent)}")
-        elif not wrong:
+        elif not wrong and first is not None and second is not None:
             kept.append((line, cells))
-            values.append((pair[0], pair[1]))
+            values.append((first, second))
     if bad:
         raise AgreementTableError(
             f"{path}: {len(bad)} cells are no numbers: {_some(bad)}; expected numbers with a decimal "

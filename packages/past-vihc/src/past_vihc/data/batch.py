@@ -20,5 +20,5 @@ class StainBatch(NamedTuple):
     """`(B, S, S)` int32 labels of nuclei, 1 to their number within the tile; 0 is background."""
     case: list[str]
     """Names of the B cases."""
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # in place of tuple.index
     """`(B,)` int64 row of the data module's `tiles`."""

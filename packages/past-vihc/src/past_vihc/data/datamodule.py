@@ -194,26 +194,28 @@ class StainDataModule(pl.LightningDataModule):
         check_parts(made, self.stains)
         if self._encoder_name is not None:
             self.encoder = load_conditioner(self._encoder_name, self._weights, seed=self.seed)
-            self._embeddings = self._embed_all(pairs, made.tiles)
+            self._embeddings = self._embed_all(pairs, made.tiles, self.encoder)
         self.curation, self.tiles, self.pairs = made, made.tiles, pairs
         logger.info("split by case:\n%s", self.split.report(self.tiles))
 
-    def _embed_all(self, pairs: Sequence[Pair], tiles: pd.DataFrame) -> list[PairEmbeddings]:
+    def _embed_all(
+        self, pairs: Sequence[Pair], tiles: pd.DataFrame, encoder: FrozenEncoder
+    ) -> list[PairEmbeddings]:
         grids = tiles.groupby("pair", sort=True)[["row", "column"]].max().to_numpy() + 1
-        self.encoder.to(resolve_device(self._device))
+        encoder.to(resolve_device(self._device))
         try:
             return embed_pairs(
                 pairs,
                 self.spec,
                 [(int(rows), int(columns)) for rows, columns in grids],
-                self.encoder,
+                encoder,
                 granularity=self.granularity,
                 source_mpp=self._source_mpp,
                 cache=self._cache,
                 batch_size=self._embed,
             )
         finally:
-            self.encoder.to("cpu")  # the device is the generator's
+            encoder.to("cpu")  # the device is the generator's
 
     # --- what tasks and callbacks ask
     # -------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def _by_stain(root: Path, pattern: re.Pattern[str] | None) -> Iterator[Pair]:
 def _named(folder: Path, suffixes: tuple[str, ...] | None = None) -> dict[tuple[str, ...], Path]:
     """Images by (NAME,) and by (CASE, NAME)."""
     options = () if suffixes is None else (suffixes,)
-    found = {(name,): path for name, path in images_in(folder, *options).items()}
+    found: dict[tuple[str, ...], Path] = {(name,): path for name, path in images_in(folder, *options).items()}
     for inner in sorted(folder.iterdir()):
         if inner.is_dir() and image_stem(inner) is None and not inner.name.startswith("."):
             found |= {(inner.name, name): path for name, path in images_in(inner, *options).items()}

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from past_core.nuclei.ihc4bc import IhcLabels, read_ihc4bc
 from past_vihc.data.pairs import Pair, PairError, PairNotFoundError, image_stem
@@ -82,18 +82,18 @@ def ihc4bc(root: str | Path) -> list[Pair]:
         if patch is None:
             raise PairError(f"{path}: expected a name such as xxx_caseid_regionindex_rowindex_colindex.png")
         is_he, stain = _kind(path.parent.relative_to(root))
-        if not is_he and stain is None:
+        if is_he:
+            _put(he, (stain, patch), path)
+        elif stain is not None:
+            _put(ihc, (stain, patch), path)
+        else:
             raise PairError(
                 f"{path}: no folder names what it is; expected HE, or a stain: {', '.join(MARKERS)}"
             )
-        side, key = (he, (stain, patch)) if is_he else (ihc, (stain, patch))
-        if key in side:
-            raise PairError(f"{side[key]} and {path} are the same patch; keep one of them")
-        side[key] = path
     labels = _labels(root)
     pairs, used, discarded = [], set(), []
     for (stain, patch), path in sorted(ihc.items(), key=lambda item: (item[0][1], item[0][0])):
-        key = (stain, patch) if (stain, patch) in he else (None, patch)
+        key: tuple[str | None, _Patch] = (stain, patch) if (stain, patch) in he else (None, patch)
         if key not in he:
             raise PairError(f"{path} has no H&E patch: expected {_partner(root, 'HE', stain, path)}")
         used.add(key)
@@ -117,6 +117,15 @@ def ihc4bc(root: str | Path) -> list[Pair]:
             f"{root}: no pairs of IHC4BC that are not discarded; expected HE/ and ER/ with patches"
         )
     return pairs
+
+
+_Key = TypeVar("_Key")
+
+
+def _put(side: dict[_Key, Path], key: _Key, path: Path) -> None:
+    if key in side:
+        raise PairError(f"{side[key]} and {path} are the same patch; keep one of them")
+    side[key] = path
 
 
 def _images(root: Path) -> Iterator[Path]:

@@ -100,8 +100,9 @@ def border(
     # Summed-area table: any rectangle from four look-ups.
     table = np.zeros((view.height + 1, view.width + 1))
     table[1:, 1:] = joined[labels].cumsum(axis=0).cumsum(axis=1)
+    pixel = view.require_mpp()
     y, x = (
-        np.clip(np.round(np.arange(n + 1) * tile_um / view.mpp).astype(int), 0, limit)
+        np.clip(np.round(np.arange(n + 1) * tile_um / pixel).astype(int), 0, limit)
         for n, limit in ((rows, view.height), (columns, view.width))
     )
     sums = table[np.ix_(y[1:], x[1:])] - table[np.ix_(y[:-1], x[1:])]

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 
@@ -109,8 +110,9 @@ def split_cases(
     free = sorted((case for case in cases if case not in taken), key=lambda case: _draw(case, seed))
     chosen = {}
     for part, share in zip(("test", "val"), (fractions[1], fractions[0]), strict=True):
-        if named[part] is not None:
-            chosen[part] = tuple(sorted(set(named[part])))
+        wanted = named[part]
+        if wanted is not None:
+            chosen[part] = tuple(sorted(set(wanted)))
             continue
         if not 0 <= share < 1:
             raise CaseSplitError(f"data.fractions: {share} for {part}; expected a share from 0 to below 1")
@@ -137,7 +139,7 @@ def _draw(case: str, seed: int) -> str:
 
 def _refuse_copies(pairs: Sequence[Pair]) -> None:
     """One image under two cases would be on both sides, or be counted as two patients."""
-    owner = {}
+    owner: dict[Path, str] = {}
     for pair in pairs:
         for path in (pair.he, pair.ihc):
             known = owner.setdefault(path.resolve(), pair.case)

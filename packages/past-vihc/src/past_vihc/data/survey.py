@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -69,7 +70,7 @@ def survey(opened: OpenPair, spec: TileSpec, *, measure: bool = True) -> Survey:
         return found
     found["he_white"], found["focus"] = _by_block(opened.he, spec, rows, columns, focus=True)
     found["ihc_white"] = _by_block(opened.ihc, spec, rows, columns, focus=False)[0]
-    size = {"tile_um": spec.tile_um, "rows": rows, "columns": columns}
+    size: dict[str, Any] = {"tile_um": spec.tile_um, "rows": rows, "columns": columns}
     found["he_border"] = measures.border(
         opened.he, lambda image: measures.background(image) | measures.fill(image), **size
     )
@@ -118,7 +119,7 @@ def _kept(pair: Pair, spec: TileSpec, measure: bool, source_mpp: float | None, c
         finally:
             opened.close()
         with replacing(path) as temporary:
-            np.savez(temporary, **found)
+            np.savez(temporary, allow_pickle=False, **found)
     return found
 
 
@@ -126,7 +127,8 @@ def _read(path: Path, measure: bool) -> Survey | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Of a damaged archive numpy leaves a file open that it opened itself.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             found = {name: file[name] for name in ("grid", *(MEASURES if measure else ()))}
     except Exception as error:  # noqa: BLE001  (whatever numpy, zipfile and zlib raise on damage)
         logger.warning("%s is damaged (%s): made again", path, error)

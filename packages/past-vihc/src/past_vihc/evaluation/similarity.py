@@ -48,11 +48,14 @@ def psnr(fake: Image, real: Image) -> Image:
     """
     a, b = _pair(fake, real)
     error = a - b
-    mse = (error * error).mean((-3, -2, -1))
+    mse: Any = (error * error).mean((-3, -2, -1))
     floor = MAX**2 / 10 ** (PSNR_CAP / 10)
-    if isinstance(mse, np.ndarray | np.floating):
-        return 10 * np.log10(MAX**2 / np.maximum(mse, floor))
-    return 10 * (MAX**2 / mse.clamp(min=floor)).log10()
+    decibels: Any = (
+        10 * np.log10(MAX**2 / np.maximum(mse, floor))
+        if isinstance(mse, np.ndarray | np.floating)
+        else 10 * (MAX**2 / mse.clamp(min=floor)).log10()
+    )
+    return decibels
 
 
 def ssim(fake: Image, real: Image) -> Image:

@@ -50,7 +50,7 @@ def stain_panels(
     n = _check(columns, real, rows)
     names = list(columns)
     scored = [] if real is None else [name for name in names[1:] if name != real]
-    texts = {name: _figures(columns[name], columns[real]) for name in scored}
+    texts = {} if real is None else {name: _figures(columns[name], columns[real]) for name in scored}
     height, width = columns[names[0]].shape[-2:]
     side = 1.5
     tall, gap = side * height / width, 0.23 if scored else 0.05

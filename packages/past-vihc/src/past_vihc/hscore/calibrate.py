@@ -78,8 +78,9 @@ def fit_thresholds(examples: Sequence[Example]) -> Fit:
     share = np.stack([_share(example.dab, grid) for example in examples])
     target = np.array([example.h for example in examples])
     cumulative = None
-    if all(example.percent is not None for example in examples):
-        percent = np.stack([example.percent for example in examples])
+    known = [example.percent for example in examples if example.percent is not None]
+    if len(known) == len(examples):
+        percent = np.stack(known)
         cumulative = percent[:, :0:-1].cumsum(axis=1)[:, ::-1]
     triples = _triples(len(grid))
     cost = _costs(share, target, cumulative, triples)

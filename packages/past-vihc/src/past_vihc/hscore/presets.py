@@ -133,11 +133,12 @@ def read_thresholds(path: Path) -> Thresholds:
         raise ThresholdError(f"{path}: not a file of thresholds ({error})") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ThresholdError(f"{path}: not a file of past calibrate (its format is not {FORMAT!r})")
-    values = [content.get(name) for name in ("weak", "moderate", "strong")]
+    values: list[Any] = [content.get(name) for name in ("weak", "moderate", "strong")]
     if not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         raise ThresholdError(f"{path}: weak, moderate and strong are {values}; expected three numbers")
+    weak, moderate, strong = values
     try:
-        return Thresholds(*values, name="calibrated", source=str(path.name), fitted=content)
+        return Thresholds(weak, moderate, strong, name="calibrated", source=str(path.name), fitted=content)
     except ThresholdError as error:
         raise ThresholdError(f"{path}: {error}") from None
 

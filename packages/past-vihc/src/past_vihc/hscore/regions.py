@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -54,7 +54,8 @@ def read_regions(path: Path) -> list[Region]:
     features = content.get("features", [content]) if isinstance(content, dict) else content
     if not isinstance(features, list) or not features:
         raise RegionError(f"{path}: holds no features; expected a GeoJSON of polygons")
-    regions, seen = [], {}
+    regions: list[Region] = []
+    seen: dict[str, int] = {}
     for number, feature in enumerate(features, 1):
         rings = _rings(path, number, feature)
         name = _name(feature) or f"region {number}"
@@ -76,11 +77,11 @@ def _name(feature: dict) -> str | None:
 def _rings(path: Path, number: int, feature: object) -> list[np.ndarray]:
     geometry = feature.get("geometry", feature) if isinstance(feature, dict) else None
     kind = geometry.get("type") if isinstance(geometry, dict) else None
-    if kind not in {"Polygon", "MultiPolygon"}:
+    if not isinstance(geometry, dict) or kind not in {"Polygon", "MultiPolygon"}:
         raise RegionError(f"{path}: feature {number} is a {kind}; expected Polygon or MultiPolygon")
-    polygons = geometry.get("coordinates")
+    coordinates: Any = geometry.get("coordinates")
     try:
-        polygons = [polygons] if kind == "Polygon" else polygons
+        polygons = [coordinates] if kind == "Polygon" else coordinates
         rings = [np.array(ring, np.float64)[:, :2] for polygon in polygons for ring in polygon]
     except (TypeError, ValueError, IndexError) as error:
         raise RegionError(f"{path}: feature {number} has damaged coordinates ({error})") from error

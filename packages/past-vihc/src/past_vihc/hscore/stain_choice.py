@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -34,9 +35,10 @@ def choose_stains(
         StainsError: a set of other stains, or a file without vectors.
         StainError: no set of that name.
     """
-    if isinstance(stains, str) and stains in {"auto", "macenko"}:
+    if stains == "auto" or stains == "macenko":
+        method: Literal["auto", "macenko"] = "auto" if stains == "auto" else "macenko"
         try:
-            return estimate_stains(ihc, method=stains, mpp=mpp, white=glass.rgb).stains, {}
+            return estimate_stains(ihc, method=method, mpp=mpp, white=glass.rgb).stains, {}
         except StainEstimationError as error:
             logger.warning("%s: QuPath's vectors are used", error)
             return stain_set("qupath-hdab"), {"stains-not-estimated": f"{error}; QuPath's vectors were used"}
@@ -69,4 +71,5 @@ def read_stains(path: Path) -> StainSet:
         raise StainsError(f"{path}: vectors {rows}; expected two of three numbers of at least 0")
     if np.linalg.matrix_rank(matrix) < 2:
         raise StainsError(f"{path}: haematoxylin and dab have one direction; nothing can be unmixed")
-    return StainSet(path.stem, ("haematoxylin", "dab", "residual"), tuple(map(tuple, rows)))
+    (a, b, c), (d, e, f) = rows
+    return StainSet(path.stem, ("haematoxylin", "dab", "residual"), ((a, b, c), (d, e, f)))

@@ -112,8 +112,8 @@ def estimate_from_pixels(
             f"{where}: the directions found lie {away[0]:.0f} and {away[1]:.0f} degrees from QuPath's "
             "haematoxylin and DAB: these seem to be other stains. Name a stain set, or give the vectors"
         )
-    rows = tuple(tuple(float(value) for value in row) for row in found)
-    stains = StainSet(method, ("haematoxylin", "dab", "residual"), rows)
+    (a, b, c), (d, e, f) = (row.tolist() for row in found)
+    stains = StainSet(method, ("haematoxylin", "dab", "residual"), ((a, b, c), (d, e, f)))
     return StainEstimate(stains, len(density), brown, away)
 
 

@@ -57,8 +57,9 @@ class Conditioning(nn.Module):
             )
         self.stain = nn.Embedding(stains, hidden) if stains > 1 else None
         self.activation = nn.SiLU()
-        self.stages = nn.ModuleList(nn.Linear(hidden, 2 * width) for width in channels)
-        for stage in self.stages:
+        stages = [nn.Linear(hidden, 2 * width) for width in channels]
+        self.stages = nn.ModuleList(stages)
+        for stage in stages:
             nn.init.zeros_(stage.weight)
             nn.init.zeros_(stage.bias)
 

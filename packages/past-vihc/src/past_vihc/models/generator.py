@@ -89,7 +89,7 @@ class FiLMGenerator(nn.Module):
         _check(self.config)
         self.stains, self.granularity, self.embedding_dim = tuple(stains), granularity, embedding_dim
         if trunk == "resnet9":
-            self.trunk: nn.Module = ResnetTrunk(width=width, blocks=blocks, norm=norm)
+            self.trunk: ResnetTrunk | UNetTrunk = ResnetTrunk(width=width, blocks=blocks, norm=norm)
         else:
             self.trunk = UNetTrunk(width=width, depth=depth, norm=norm, dropout=dropout)
         self.conditioning: Conditioning | None = None

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from past_vihc.data.batch import StainBatch
 from past_vihc.models.scaling import to_unit
@@ -101,14 +103,17 @@ class AdversarialTask(StainTask):
         """Silences Lightning's advice to save weights from before the step; those after it are meant."""
         warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
 
-    def configure_optimizers(self) -> tuple[list[torch.optim.Optimizer], list[dict[str, Any]]]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam for either side; both schedules by step."""
         makers, judges = self.adam(*self.makers()), self.adam(*self.judges())
         if self.discriminator_learning_rate is not None:
             for group in judges.param_groups:
                 group["lr"] = self.discriminator_learning_rate
         optimizers = [makers, judges]
-        return optimizers, [{"scheduler": self.scheduler(each), "interval": "step"} for each in optimizers]
+        schedules: list[Any] = [
+            {"scheduler": self.scheduler(each), "interval": "step"} for each in optimizers
+        ]
+        return optimizers, schedules
 
     def training_step(self, batch: StainBatch, batch_idx: int) -> None:
         """One step of either side."""
@@ -127,7 +132,9 @@ class AdversarialTask(StainTask):
         self.log_dict({f"train/{name}": value for name, value in parts.items()})
 
     def _step(self, loss: Tensor) -> None:
-        first, second = self.optimizers()
+        both = self.optimizers()
+        assert isinstance(both, list)  # those of `configure_optimizers`
+        first, second = both
         for optimizer in (first, second):
             optimizer.zero_grad()
         self.manual_backward(loss)
@@ -139,14 +146,18 @@ class AdversarialTask(StainTask):
         # By the strategy, as Lightning's own wrapper does it, but not counted: `global_step` and
         # `trainer.max_steps` count batches.
         self.trainer.strategy.optimizer_step(second.optimizer, closure=_nothing)
-        for scheduler in self.lr_schedulers():
+        schedulers = self.lr_schedulers()
+        assert isinstance(schedulers, list)
+        for scheduler in schedulers:
+            assert isinstance(scheduler, LambdaLR)
             scheduler.step()
         self.update_average()
 
 
 def total(parts: dict[str, Part]) -> Tensor:
     """The weighted sum of a loss's parts."""
-    return sum(part.weight * part.value for part in parts.values())
+    first, *others = (part.weight * part.value for part in parts.values())
+    return sum(others, start=first)
 
 
 def _nothing() -> None:

@@ -10,11 +10,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from past_core.errors import PastError
+from past_core.training.attached import built, data_of
 from past_core.training.finite import NonFiniteError, not_finite
 from past_core.training.optimisation import planned_steps
 from past_vihc.data.batch import StainBatch
 from past_vihc.files import KEY, GeneratorInfo, StainModel, generator_entry
 from past_vihc.models.diffusion.average import averaged
+from past_vihc.models.generator import FiLMGenerator
 from past_vihc.models.scaling import to_uint8, to_unit
 from past_vihc.tasks.record import generator_info, require_same_generator
 from past_vihc.tasks.watch import LossWatch
@@ -118,7 +120,7 @@ class StainTask(pl.LightningModule):
             )
         self.build(data)
         if self.ema is not None:
-            self.average = averaged(self.generator, decay=self.ema)
+            self.average = averaged(built(self.generator), decay=self.ema)
 
     def adam(self, *networks: nn.Module) -> torch.optim.Adam:
         """Adam over all weights of some networks."""
@@ -147,14 +149,14 @@ class StainTask(pl.LightningModule):
         """A seed for one batch of one process."""
         from numpy.random import SeedSequence
 
-        seed = int(getattr(self.trainer.datamodule, "seed", 0))
+        seed = int(getattr(data_of(self.trainer), "seed", 0))
         key = [seed, self.current_epoch, batch_idx, self.global_rank, purpose]
         return int(SeedSequence(key).generate_state(1)[0])
 
     def update_average(self) -> None:
         """Moves the average; a task calls it after its optimiser's step, before a callback can save."""
         if self.average is not None:
-            self.average.update_parameters(self.generator)
+            self.average.update_parameters(built(self.generator))
 
     def on_train_end(self) -> None:
         """Looks at what is left to be looked at."""
@@ -165,7 +167,15 @@ class StainTask(pl.LightningModule):
     @property
     def best_generator(self) -> nn.Module:
         """The moving average where there is one, else the generator itself."""
-        return self.generator if self.average is None else self.average.module
+        return built(self.generator) if self.average is None else self.average.module
+
+    def exported(self) -> FiLMGenerator:
+        """`best_generator`, of the kind that has a file.
+
+        Raises:
+            StainTaskError: this task's generator has none.
+        """
+        return _with_file(self.best_generator)
 
     def embedding(self, batch: StainBatch) -> Tensor | None:
         """What conditions a batch; None where nothing does."""
@@ -186,7 +196,7 @@ class StainTask(pl.LightningModule):
         """An empty evaluator of this data module's stains."""
         from past_vihc.evaluation.evaluator import StainEvaluator
 
-        return StainEvaluator(self.trainer.datamodule.stains, presets=self.presets)
+        return StainEvaluator(data_of(self.trainer).stains, presets=self.presets)
 
     def on_validation_epoch_start(self) -> None:
         """Starts afresh."""
@@ -222,17 +232,17 @@ class StainTask(pl.LightningModule):
 
     def info(self) -> GeneratorInfo:
         """What the generator was trained at and with, from the data module."""
-        return generator_info(self, self.generator, embeddings=self.embeddings_used())
+        return generator_info(self, built(self.generator), embeddings=self.embeddings_used())
 
     def embeddings_used(self) -> str:
         """`true`, `shuffled` or `none`."""
         if not getattr(self.generator, "embedding_dim", 0):
             return "none"
-        return "shuffled" if getattr(self.trainer.datamodule, "shuffle_embeddings", False) else "true"
+        return "shuffled" if getattr(data_of(self.trainer), "shuffle_embeddings", False) else "true"
 
     def stain_model(self) -> StainModel:
         """A copy of the generator as it is, ready to stain whole images."""
-        generator = type(self.generator)(**self.generator.config)
+        generator = FiLMGenerator(**_with_file(built(self.generator)).config)
         generator.load_state_dict(self.best_generator.state_dict())
         return StainModel(generator, self.info()).to(self.device)
 
@@ -256,7 +266,7 @@ class StainTask(pl.LightningModule):
 
     def checkpoint_entry(self) -> dict[str, Any] | None:
         """What a checkpoint keeps beside weights; None where the generator has no file of its own."""
-        return generator_entry(self.generator, self.info())
+        return generator_entry(_with_file(built(self.generator)), self.info())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of other stains or another encoder.
@@ -264,4 +274,10 @@ class StainTask(pl.LightningModule):
         Raises:
             GeneratorMismatchError: names what differs.
         """
-        require_same_generator(checkpoint.get(KEY), stains=self.trainer.datamodule.stains, info=self.info())
+        require_same_generator(checkpoint.get(KEY), stains=data_of(self.trainer).stains, info=self.info())
+
+
+def _with_file(generator: nn.Module) -> FiLMGenerator:
+    if not isinstance(generator, FiLMGenerator):
+        raise StainTaskError(f"a {type(generator).__name__} has no generator file; `past stain` takes FiLM's")
+    return generator

@@ -5,8 +5,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from past_core.training.attached import built, data_of
 from past_vihc.data.batch import StainBatch
 from past_vihc.files import StainModel
 from past_vihc.models.diffusion.crops import random_crops
@@ -104,7 +106,11 @@ class DiffusionTask(StainTask):
         for name, tiles in (("val_tiles", val_tiles), ("test_tiles", test_tiles)):
             if tiles is not None and tiles < 1:
                 raise StainTaskError(f"model.{name} {tiles}; expected at least 1, or null for all")
-        self.network_settings = {"width": width, "multipliers": tuple(multipliers), "blocks": blocks}
+        self.network_settings: dict[str, Any] = {
+            "width": width,
+            "multipliers": tuple(multipliers),
+            "blocks": blocks,
+        }
         self.network_settings |= {"attention": tuple(attention), "head_dim": head_dim, "dropout": dropout}
         self.embeddings, self.vlb_weight, self.crop = embeddings, vlb_weight, crop
         self.conditioning_dropout, self.guidance, self.seed = conditioning_dropout, guidance, seed
@@ -128,17 +134,18 @@ class DiffusionTask(StainTask):
             raise StainTaskError(
                 "the data have no embeddings to condition on: set data.encoder, or model.embeddings: none"
             )
-        self.generator = ConditionedUNet(embedding_dim=dim, stains=len(data.stains), **self.network_settings)
-        multiple, crop = self.generator.multiple, data.tile if self.crop is None else self.crop
+        network = ConditionedUNet(embedding_dim=dim, stains=len(data.stains), **self.network_settings)
+        self.generator = network
+        multiple, crop = network.multiple, data.tile if self.crop is None else self.crop
         if data.tile % multiple or crop % multiple or not 0 < crop <= data.tile:
             raise StainTaskError(
                 f"data.tile {data.tile}, model.crop {self.crop}; expected multiples of {multiple} px (each "
                 "of model.multipliers after the first halves the image), and a crop no larger than a tile"
             )
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW without decay of weights."""
-        weights, fused = self.generator.parameters(), self.device.type in ("cuda", "cpu")
+        weights, fused = built(self.generator).parameters(), self.device.type in ("cuda", "cpu")
         optimizer = torch.optim.AdamW(
             weights, lr=self.learning_rate, betas=self.betas, weight_decay=0.0, fused=fused
         )
@@ -157,7 +164,7 @@ class DiffusionTask(StainTask):
         keep = torch.rand(len(he), device=he.device) >= drop if drop else None
         noise = torch.randn_like(ihc)
         x_t = self.diffusion.add_noise(ihc, t, noise)
-        output = self.generator(x_t, t, he, self.embedding(batch), batch.stain, keep=keep)
+        output = built(self.generator)(x_t, t, he, self.embedding(batch), batch.stain, keep=keep)
         parts = hybrid_loss(self.diffusion, output, x0=ihc, x_t=x_t, t=t, noise=noise, weight=self.vlb_weight)
         values = {name: value.detach().mean() for name, value in parts._asdict().items()}
         self.watch.add(self.global_step, self.current_epoch, values)
@@ -217,7 +224,7 @@ class DiffusionTask(StainTask):
         self._choose("test", self.respacing)
 
     def _choose(self, part: Literal["val", "test"], respacing: Respacing) -> None:
-        tiles, limit = self.trainer.datamodule.tiles, self.tiles_per_case[part]
+        tiles, limit = data_of(self.trainer).tiles, self.tiles_per_case[part]
         self._sampled = spread_tiles(tiles, part, limit)
         n = len(spread_tiles(tiles, part, None))
         each = "all" if limit is None else f"at most {limit}"
@@ -296,4 +303,4 @@ class DiffusionTask(StainTask):
 
     def _record(self) -> dict[str, Any]:
         conditioned = self.embeddings == "true"
-        return diffusion_record(self.trainer.datamodule, steps=len(self.diffusion), conditioned=conditioned)
+        return diffusion_record(data_of(self.trainer), steps=len(self.diffusion), conditioned=conditioned)

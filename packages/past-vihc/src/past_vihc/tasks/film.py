@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from past_core.training.attached import data_of
 from past_vihc.data.batch import StainBatch
 from past_vihc.models.generator import FiLMGenerator
 from past_vihc.tasks.base import StainTaskError
@@ -74,7 +75,7 @@ class FiLMTask(RegGANTask):
             StainTaskError: a first batch of one tile, which has none to exchange with.
         """
         embedding = super().embedding(batch)
-        by_data = getattr(self.trainer.datamodule, "shuffle_embeddings", False)
+        by_data = getattr(data_of(self.trainer), "shuffle_embeddings", False)
         if embedding is None or self.embeddings != "shuffled" or by_data:
             return embedding
         if len(embedding) > 1:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from past_core.training.attached import built
 from past_vihc.data.batch import StainBatch
 from past_vihc.losses import l1, lsgan
 from past_vihc.models.discriminator import Discriminator
@@ -62,22 +63,23 @@ class Pix2PixTask(AdversarialTask):
 
     def build(self, data: Any) -> None:
         """Builds G and the conditional D."""
-        self.generator = FiLMGenerator(stains=data.stains, **self.trunk_settings)
-        require_fitting_tile(data.tile, self.generator)
+        generator = FiLMGenerator(stains=data.stains, **self.trunk_settings)
+        self.generator = generator
+        require_fitting_tile(data.tile, generator)
         self.discriminator = Discriminator(channels=6, width=self.discriminator_width, pooled=False)
 
     def makers(self) -> list[nn.Module]:
         """G."""
-        return [self.generator]
+        return [built(self.generator)]
 
     def judges(self) -> list[nn.Module]:
         """D."""
-        return [self.discriminator]
+        return [built(self.discriminator)]
 
     def maker_losses(self, he: Tensor, ihc: Tensor, batch: StainBatch) -> tuple[dict[str, Part], Tensor]:
         """LSGAN on the H&E with what was made of it, and L1."""
-        fake = self.generator(he, None, batch.stain)
-        judged = self.discriminator(torch.cat([he, fake], dim=1))
+        fake = built(self.generator)(he, None, batch.stain)
+        judged = built(self.discriminator)(torch.cat([he, fake], dim=1))
         parts = {
             "adversarial": Part(self.adversarial_weight, lsgan(judged, real=True)),
             "l1": Part(self.l1_weight, l1(fake, ihc)),
@@ -86,6 +88,7 @@ class Pix2PixTask(AdversarialTask):
 
     def judge_losses(self, made: Tensor, he: Tensor, ihc: Tensor) -> dict[str, Part]:
         """Half of LSGAN, which slows D down against G (Isola et al. 2017, section 3.3)."""
-        real = self.discriminator(torch.cat([he, ihc], dim=1))
-        fake = self.discriminator(torch.cat([he, made.detach()], dim=1))
+        discriminator = built(self.discriminator)
+        real = discriminator(torch.cat([he, ihc], dim=1))
+        fake = discriminator(torch.cat([he, made.detach()], dim=1))
         return {"real": Part(0.5, lsgan(real, real=True)), "fake": Part(0.5, lsgan(fake, real=False))}

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from torch import nn
 
+from past_core.training.attached import data_of
 from past_vihc.files import EncoderInfo, GeneratorInfo, GeneratorMismatchError
 
 
@@ -18,7 +19,7 @@ def generator_info(task: pl.LightningModule, generator: nn.Module, *, embeddings
         generator: its generator.
         embeddings: `true`, `shuffled` or `none`.
     """
-    data, dim = task.trainer.datamodule, getattr(generator, "embedding_dim", 0)
+    data, dim = data_of(task.trainer), getattr(generator, "embedding_dim", 0)
     encoder, split = data.encoder if dim else None, getattr(data, "split", None)
     cells = bool(dim) and data.granularity == "cells"
     return GeneratorInfo(

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from past_core.training.attached import built
 from past_vihc.data.batch import StainBatch
 from past_vihc.losses import PYRAMID_WEIGHTS, dab_l1, l1, lsgan, pyramid_l1, smoothness
 from past_vihc.models.discriminator import Discriminator
@@ -109,8 +110,9 @@ class RegGANTask(AdversarialTask):
 
     def build(self, data: Any) -> None:
         """Builds G, D and R; in C+R also those of the other direction."""
-        self.generator = self.build_generator(data)
-        require_fitting_tile(data.tile, self.generator)
+        generator = self.build_generator(data)
+        self.generator = generator
+        require_fitting_tile(data.tile, generator)
         levels = len(self.pyramid_weights)
         if self.pyramid_weight and data.tile < 3 * 2 ** (levels - 2):
             raise StainTaskError(f"data.tile {data.tile} has no {levels} levels; lower model.pyramid_levels")
@@ -136,9 +138,10 @@ class RegGANTask(AdversarialTask):
         self, he: Tensor, ihc: Tensor, batch: StainBatch
     ) -> tuple[dict[str, Part], tuple[Tensor, Tensor | None]]:
         """LSGAN, L1 after registration, smoothness, and what is switched on."""
-        embedding = self.embedding(batch)
-        fake = self.generator(he, embedding, batch.stain)
-        parts = {"adversarial": Part(self.adversarial_weight, lsgan(self.discriminator(fake), real=True))}
+        embedding, generator = self.embedding(batch), built(self.generator)
+        fake = generator(he, embedding, batch.stain)
+        judged = built(self.discriminator)(fake)
+        parts = {"adversarial": Part(self.adversarial_weight, lsgan(judged, real=True))}
         laid = fake
         if self.registration is not None:
             flow = self.registration(fake, ihc)
@@ -152,10 +155,10 @@ class RegGANTask(AdversarialTask):
         back = None
         if self.back_generator is not None:
             back = self.back_generator(ihc)
-            judged = self.back_discriminator(back)
+            judged = built(self.back_discriminator)(back)
             parts["adversarial_back"] = Part(self.adversarial_weight, lsgan(judged, real=True))
             there_and_back = l1(self.back_generator(fake), he)
-            back_and_there = l1(self.generator(back, embedding, batch.stain), ihc)
+            back_and_there = l1(generator(back, embedding, batch.stain), ihc)
             parts["cycle"] = Part(self.cycle_weight, there_and_back + back_and_there)
         return parts, (fake, back)
 
@@ -163,14 +166,15 @@ class RegGANTask(AdversarialTask):
         """LSGAN on real and made images, without pix2pix's half; replayed ones in C+R."""
         fake, back = made
         new = fake.detach() if back is None else self._replays[0](fake)
+        discriminator = built(self.discriminator)
         parts = {
-            "real": Part(1.0, lsgan(self.discriminator(ihc), real=True)),
-            "fake": Part(1.0, lsgan(self.discriminator(new), real=False)),
+            "real": Part(1.0, lsgan(discriminator(ihc), real=True)),
+            "fake": Part(1.0, lsgan(discriminator(new), real=False)),
         }
         if back is not None:
-            old = self._replays[1](back)
-            parts["real_back"] = Part(1.0, lsgan(self.back_discriminator(he), real=True))
-            parts["fake_back"] = Part(1.0, lsgan(self.back_discriminator(old), real=False))
+            old, judge = self._replays[1](back), built(self.back_discriminator)
+            parts["real_back"] = Part(1.0, lsgan(judge(he), real=True))
+            parts["fake_back"] = Part(1.0, lsgan(judge(old), real=False))
         return parts
 
 

@@ -94,7 +94,9 @@ def plan_outputs(
         )
     tiff = None
     if not is_zarr:
-        tiff = TiffOptions(layout or ("ome" if is_ome else "generic"), compression, quality)
+        # Its own checks are of these very names.
+        named: Any = (layout or ("ome" if is_ome else "generic"), compression, quality)
+        tiff = TiffOptions(*named)
     found = Outputs(main, other, tiff)
     for path in found.paths:
         _check(path, overwrite=overwrite)

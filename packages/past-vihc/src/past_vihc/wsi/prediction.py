@@ -1,6 +1,6 @@
 """Windows through the encoder and the generator, batch by batch, in the order in which they are blended."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -71,7 +71,7 @@ class Predictions:
 
 def _predict(
     inputs: Inputs, plan: Sequence[Batch], report: Callable[[int], None]
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+) -> Generator[tuple[int, np.ndarray, np.ndarray], None, None]:
     import torch
 
     condition, current, vectors, at = _conditioning(inputs), None, None, 0

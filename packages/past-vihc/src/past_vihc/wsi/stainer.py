@@ -138,7 +138,7 @@ class _Job:
         slide.require_mpp()
         self.view = slide.at(model.mpp)
         cells = encoder is not None and model.granularity == "cells"
-        self.step = round(model.pitch_um / model.mpp) if cells else 0
+        self.step = round(model.pitch_um / model.mpp) if cells and model.pitch_um is not None else 0
         self.grid = make_grid(
             self.view.height,
             self.view.width,
@@ -232,7 +232,7 @@ class _Job:
                     outputs,
                     work.image(),
                     self.record,
-                    mpp=float(self.view.mpp),
+                    mpp=float(self.view.require_mpp()),
                     work=work.path,
                     progress=lambda new, total: progress("tiles written", new, total),
                 )
@@ -251,6 +251,7 @@ class _Job:
         writer: StripWriter | None = None
 
         def sink(y: int, x: int, block: np.ndarray) -> None:
+            assert writer is not None  # rows are taken inside a strip
             writer.write(y, x, block)
 
         blender = Blender(self.grid, self.active, sink, background=self.settings.background)

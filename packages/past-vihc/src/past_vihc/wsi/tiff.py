@@ -1,7 +1,7 @@
 """Pyramidal, tiled TIFF, written tile row by tile row: for Bio-Formats and QuPath, or for OpenSlide."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -130,7 +130,7 @@ def _tiles(
             rows = np.ascontiguousarray(image[:, y : min(y + TILE, height), :])
             if below is not None:
                 below.append(halve(rows))
-            futures = []
+            futures: list[bytes | Future[bytes]] = []
             for x in columns:
                 tile = rows[:, :, x : x + TILE]
                 if tile.shape == blank.shape and tile[0, 0, 0] == 255 and np.array_equal(tile, blank):
@@ -152,10 +152,12 @@ def _encode(tile: np.ndarray, options: TiffOptions) -> bytes:
         tile = np.pad(tile, ((0, 0), (0, TILE - height), (0, TILE - width)), mode="edge")
     pixels = np.ascontiguousarray(tile.transpose(1, 2, 0))
     if options.compression == "jpeg":
-        return imagecodecs.jpeg8_encode(
-            pixels, level=options.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="444"
+        return bytes(
+            imagecodecs.jpeg8_encode(
+                pixels, level=options.quality, colorspace="RGB", outcolorspace="YCBCR", subsampling="444"
+            )
         )
-    return imagecodecs.zlib_encode(imagecodecs.delta_encode(pixels, axis=-2).tobytes(), level=6)
+    return bytes(imagecodecs.zlib_encode(imagecodecs.delta_encode(pixels, axis=-2).tobytes(), level=6))
 
 
 class _NextLevel:
@@ -168,7 +170,7 @@ class _NextLevel:
 
     def append(self, rows: np.ndarray) -> None:
         path = self.folder / f"level-{self.number}-{len(self.paths):06d}.raw"
-        path.write_bytes(np.ascontiguousarray(rows))
+        path.write_bytes(np.ascontiguousarray(rows).data)
         self.paths.append(path)
         self.edges.append(self.edges[-1] + rows.shape[1])
 

@@ -15,9 +15,12 @@ def warmed_decay(updates: int, decay: float) -> float:
     return min(decay, (1 + updates) / (10 + updates))
 
 
-def _moving(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor], None]:
+Weights = tuple[Tensor, ...] | list[Tensor]
+
+
+def _moving(decay: float) -> Callable[[Weights, Weights, Tensor | int], None]:
     @torch.no_grad()
-    def update(average: list[Tensor], current: list[Tensor], updates: Tensor) -> None:
+    def update(average: Weights, current: Weights, updates: Tensor | int) -> None:
         torch._foreach_lerp_(average, current, 1 - warmed_decay(int(updates), decay))
 
     return update

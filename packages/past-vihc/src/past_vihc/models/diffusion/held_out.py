@@ -54,8 +54,8 @@ def spread_tiles(tiles: pd.DataFrame, part: str, per_case: int | None) -> np.nda
 def rows_of(batch: StainBatch, rows: np.ndarray) -> StainBatch:
     """Some tiles of a batch."""
     at = torch.from_numpy(rows).to(batch.he.device)
-    return StainBatch(
-        *(field[at] if isinstance(field, Tensor) else [field[row] for row in rows] for field in batch)
+    return StainBatch._make(
+        field[at] if isinstance(field, Tensor) else [field[row] for row in rows] for field in batch
     )
 
 

@@ -5,6 +5,7 @@ diffusers gives the U-Net. It is imported when a network is built, for only trai
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class ConditionedUNet(nn.Module):
         groups = math.gcd(32, width // 4)
         kinds = ["Attn" if level in attention else "" for level in range(len(multipliers))]
         time = 4 * width
-        self.unet = UNet2DModel(
+        self.unet: Any = UNet2DModel(  # its types hide that it is a Module
             in_channels=2 * CHANNELS,
             out_channels=2 * CHANNELS,
             down_block_types=tuple(f"{kind}DownBlock2D" for kind in kinds),
@@ -115,11 +116,10 @@ class ConditionedUNet(nn.Module):
         self._zero()
         self.project = self.stain = None
         if embedding_dim:
-            self.project = nn.Sequential(
-                nn.LayerNorm(embedding_dim), nn.Linear(embedding_dim, time), nn.SiLU(), nn.Linear(time, time)
-            )
-            nn.init.zeros_(self.project[-1].weight)
-            nn.init.zeros_(self.project[-1].bias)
+            first, last = nn.Linear(embedding_dim, time), nn.Linear(time, time)
+            self.project = nn.Sequential(nn.LayerNorm(embedding_dim), first, nn.SiLU(), last)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
         if stains > 1:
             self.stain = nn.Embedding(stains, time)
             nn.init.zeros_(self.stain.weight)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ class Respacing:
         """
         found = re.fullmatch(r"(ddim)?(\d+)", text.strip())
         count = int(found[2]) if found else 0
-        if not 1 <= count <= steps:
+        if found is None or not 1 <= count <= steps:
             raise RespacingError(
                 f"timestep_respacing {text!r}; expected a number from 1 to {steps}, as '25', or 'ddim25'"
             )
@@ -165,7 +166,7 @@ def _ddim(
 ) -> Tensor:
     from diffusers import DDIMScheduler
 
-    scheduler = DDIMScheduler(
+    scheduler: Any = DDIMScheduler(  # its types hide what its mixin registers
         num_train_timesteps=len(schedule), trained_betas=schedule.betas.tolist(), timestep_spacing="leading"
     )
     scheduler.set_timesteps(len(timesteps))

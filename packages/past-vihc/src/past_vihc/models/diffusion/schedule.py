@@ -48,6 +48,8 @@ class NoiseSchedule(nn.Module):
         ScheduleError: anything else.
     """
 
+    _kept: Tensor
+
     def __init__(self, betas: np.ndarray) -> None:
         super().__init__()
         betas = np.asarray(betas, np.float64)
