@@ -169,6 +169,22 @@ def test_a_dependency_has_one_floor_in_all_packages() -> None:
     assert {name: several for name, several in floors.items() if len(several) > 1} == {}
 
 
+def test_the_types_of_every_package_are_checked() -> None:
+    """What is left out is a single module, and there."""
+    mypy = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    assert set(mypy["packages"]) == set(PACKAGES)
+    sources = [f"packages/{folder}/src" for folder in PACKAGES.values()]
+    assert sorted(mypy["mypy_path"].split(":")) == sorted(sources)
+    assert not {"exclude", "ignore_errors", "ignore_missing_imports", "disable_error_code"} & set(mypy)
+    for part in mypy["overrides"]:
+        assert not part.get("ignore_errors")
+        own = [module for module in part["module"] if module.partition(".")[0] in PACKAGES]
+        assert own in ([], part["module"])
+        for module in own:
+            path = f"{module.replace('.', '/')}.py"
+            assert any((ROOT / source / path).is_file() for source in sources), f"no module {module}"
+
+
 def test_no_two_test_files_share_a_name() -> None:
     # pytest imports them by their bare name, so the second of two would not be collected.
     names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
