@@ -128,7 +128,7 @@ def test_truncated_image_and_alignment(damage, name, at):
 
 @examples(30)
 @given(
-    name=st.sampled_from(FILES),
+    name=st.sampled_from([name for name in FILES if name != MATRIX_ZARR]),  # that one the bundle lacks
     kind=st.sampled_from(
         [
             "gone",
