@@ -3,7 +3,7 @@
 import logging
 import math
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -15,7 +15,7 @@ from past_core.augment import Augmentation, augment
 from past_core.data.batch import CellBatch
 from past_core.distributed import GatherError, gather_with_gradient, require_same_step
 from past_core.errors import PastError
-from past_core.losses import ContrastiveLoss, Targets, contrastive_loss
+from past_core.losses import ContrastiveLoss, contrastive_loss
 from past_core.models.cell_encoder import CellEncoderConfig
 from past_core.models.dual_encoder import DualEncoder, DualEncoderConfig, center_projection_heads
 from past_core.models.image_encoder import ImageEncoderConfig
@@ -107,8 +107,8 @@ class ContrastivePretraining(pl.LightningModule):
         temperature: float = 0.07,
         temperature_min: float = 0.01,
         temperature_max: float = 1.0,
-        temperature_form: Literal["log", "clamped"] = "log",
-        targets: Targets = "similarity",
+        temperature_form: str = "log",
+        targets: str = "similarity",
         center_heads: bool = True,
         learning_rate: float = 1e-3,
         start_learning_rate: float = 1e-6,
@@ -122,6 +122,7 @@ class ContrastivePretraining(pl.LightningModule):
         compile: bool = False,  # noqa: A002 - the recipe's key
     ) -> None:
         super().__init__()
+        form: Any = temperature_form  # of its own names, which the network and the loss check
         self.config = DualEncoderConfig(
             image=image,
             cell=cell,
@@ -130,9 +131,10 @@ class ContrastivePretraining(pl.LightningModule):
             temperature=temperature,
             temperature_min=temperature_min,
             temperature_max=temperature_max,
-            temperature_form=temperature_form,
+            temperature_form=form,
         )
-        self.targets, self.center_heads = targets, center_heads
+        self.targets: Any = targets
+        self.center_heads = center_heads
         self.learning_rate, self.start_learning_rate = learning_rate, start_learning_rate
         self.final_learning_rate = final_learning_rate
         self.weight_decay, self.betas = weight_decay, betas
