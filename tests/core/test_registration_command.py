@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_registered import bulge, changed_report, he_of, made_bundle, matrix_of, truth_of, wrong_matrix
+from made_stores import same_micrometres
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -100,6 +101,16 @@ def test_ingest_uses_matrix_and_correction(past, registered, warped, tmp_path):
     # The matrix alone, or the one that the bundle came with, is far off.
     assert np.linalg.norm(tissue - he, axis=1)[inside].mean() > 2
 
+    # At another resolution the same cells are at the same places of the tissue.
+    target = ("--target-mpp", 0.4, "-o", tmp_path / "t.zarr")
+    given = ("--he", he_of(warped), "--registration", registered)
+    status, _, stderr = past("ingest", warped, *given, *target)
+    assert status == 0, stderr
+    resampled = SlideStore(tmp_path / "t.zarr")
+    assert resampled.mpp == pytest.approx(0.4)
+    assert resampled.manifest["registration"]["correction"] == record["correction"]
+    same_micrometres(resampled, store)
+
 
 def test_ingest_refuses_what_does_not_belong(past, registered, warped, other, tmp_path):
     cases = [
@@ -163,6 +174,26 @@ def test_keypoints_are_refined(past, other, tmp_path, one_overlay):
     off = (grid @ matrix[:2, :2].T + matrix[:2, 2]) * 0.2125 - truth_of(other)(grid * 0.25)
     assert np.linalg.norm(off, axis=1).max() < (0.2 if refinement["accepted"] else 1.5)
     assert {path.name for path in out.iterdir()} == one_overlay
+
+
+def test_keypoints_of_another_place_are_rejected(past, other, tmp_path, one_overlay):
+    """Pairs that agree among themselves, but put the cells 36 µm beside their nuclei."""
+    points = []
+    for path in sorted(other.glob("keypoints_region*.csv")):
+        table = pd.read_csv(path)
+        points.append(tmp_path / path.name)
+        table.assign(alignmentX=table.alignmentX + 120, alignmentY=table.alignmentY - 80).to_csv(
+            points[-1], index=False
+        )
+    out = tmp_path / "out"
+    status, stdout, _ = past("register", *points, "--bundle", other, "--he", he_of(other), "-o", out)
+    assert status == 1
+    assert stdout.startswith("reject")
+    assert "none of the bundle's nuclei is found in the H&E, though it shows" in stdout
+    assert {path.name for path in out.iterdir()} == one_overlay - {"alignment.csv"}
+    report = json.loads((out / "report.json").read_text())
+    assert report["wrong_pairs"] == 0
+    assert report["refinement"]["against"] == report["reasons"][0]
 
 
 @pytest.mark.parametrize(
