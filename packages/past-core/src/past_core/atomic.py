@@ -56,18 +56,17 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir() and not path.is_symlink():
             if exchange(temporary, path):
-                shutil.rmtree(temporary)
+                discard(temporary)
                 return
             aside = temporary.with_name(f"{temporary.name}.old")
             path.rename(aside)  # a folder cannot be replaced in one step
             temporary.rename(path)
-            shutil.rmtree(aside)
+            discard(aside)
         else:
             os.replace(temporary, path)  # noqa: PTH105
     except BaseException as error:
         refused = refusal(error, path, written=_size(temporary))
-        with suppress(OSError):  # a file system that is read-only by now
-            discard(temporary)
+        discard(temporary)
         if refused is not None:
             raise refused from error
         raise
@@ -164,10 +163,11 @@ def exchange(new: Path, old: Path) -> bool:
 
 
 def discard(path: Path) -> None:
-    """Removes a file or folder if it is there."""
+    """Removes a file or folder if it is there; what the system does not let go stays for the next `sweep`."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
-    else:
+        return
+    with suppress(OSError):
         path.unlink(missing_ok=True)
 
 

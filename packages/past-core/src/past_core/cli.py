@@ -5,6 +5,7 @@ import platform
 import sys
 import warnings
 from importlib.metadata import PackageNotFoundError, entry_points, version
+from types import TracebackType
 from typing import TYPE_CHECKING
 
 import typer
@@ -131,3 +132,23 @@ def _quiet_libraries() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip: For seamless cloud" not in record.getMessage()
     )
+    _quiet_h5py()
+
+
+def _quiet_h5py() -> None:
+    """Silences h5py as it drops a file that a full disk broke: the verb's own error says so, once."""
+    shown, ignored = sys.excepthook, sys.unraisablehook
+
+    def dropped(error: BaseException | None) -> bool:
+        return isinstance(error, RuntimeError) and "Can't decrement id ref count" in str(error)
+
+    def show(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        # h5py calls this from within a function; Python, for an error that nobody caught, from none.
+        if sys._getframe().f_back is None or not dropped(error):
+            shown(kind, error, trace)
+
+    def ignore(what: "sys.UnraisableHookArgs") -> None:
+        if not dropped(what.exc_value):
+            ignored(what)
+
+    sys.excepthook, sys.unraisablehook = show, ignore

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from past_core.atomic import refusal
+from past_core.atomic import FULL, discard, refusal
 from past_core.errors import PastError
 from past_core.locks import try_lock
 
@@ -160,7 +160,7 @@ def sweep(output: str | Path) -> None:
     prefix = f".{output.name}."
     for path in output.parent.iterdir() if output.parent.is_dir() else ():
         if path.name.startswith(prefix) and path.suffix == ".partial":
-            path.unlink(missing_ok=True)
+            discard(path)
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -178,10 +178,11 @@ def _explained(output: Path) -> Iterator[None]:
         refused = refusal(error, output)
         if refused is None:
             raise
+        full = error.errno in FULL
         raise PartialError(
             f"{output}: what is embedded cannot be kept beside it ({error.strerror}); what was kept before "
-            f"is whole. Make room in {output.parent}, or choose another output, and give the same command "
-            "again"
+            f"is whole. {'Make room in' if full else 'Make it possible to write to'} {output.parent} and "
+            "give the same command again, which goes on from there, or choose another output"
         ) from error
 
 
