@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from past_core.atomic import replacing
+from past_core.atomic import OutputWriteError, replacing
 from past_core.errors import PastError
 from past_core.foreign.errors import ForeignError
 from past_core.foreign.tensors import load_tensors
@@ -184,6 +184,8 @@ def _write(path: str | Path, entry: dict[str, Any], weights: dict[str, Tensor]) 
             # One entry: of several the library's order changes from call to call, and so would the bytes.
             save_file(content, temporary, metadata={KEY: text})
             temporary.chmod(mode)  # safetensors makes it readable for its owner alone
+    except OutputWriteError as error:  # says it all
+        raise GeneratorFileError(str(error)) from error
     except (OSError, SafetensorError) as error:
         raise GeneratorFileError(
             f"{path}: could not be written ({error}); what was there is untouched"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from past_core.atomic import replacing
+from past_core.atomic import OutputWriteError, replacing
 from past_core.checkpoint.card import model_card
 from past_core.checkpoint.content import PastCheckpoint
 from past_core.checkpoint.errors import CheckpointError
@@ -148,6 +148,8 @@ def _written(path: Path) -> Iterator[Path]:
     try:
         with replacing(path) as temporary:
             yield temporary
+    except OutputWriteError as error:  # says it all
+        raise CheckpointError(str(error)) from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path}: could not be written ({error}); what was there is untouched"

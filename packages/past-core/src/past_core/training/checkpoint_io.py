@@ -107,4 +107,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, PastError):
+        return str(error)
     return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

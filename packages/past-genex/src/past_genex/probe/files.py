@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from past_core.atomic import replacing
+from past_core.atomic import OutputWriteError, replacing
 from past_core.errors import PastError
 from past_core.remote import require_local
 from past_genex.data.targets import Target
@@ -68,6 +68,8 @@ def save_probe(probe: Probe, path: str | Path) -> Path:
             content = dict(zip(_ARRAYS, map(np.ascontiguousarray, arrays), strict=True))
             save_file(content, temporary, metadata={"format": "np", KEY: text})
             temporary.chmod(mode)  # safetensors makes it readable for its owner alone
+    except OutputWriteError as error:  # says it all
+        raise ProbeError(str(error)) from error
     except (OSError, SafetensorError) as error:
         raise ProbeError(f"{path}: could not be written ({error}); what was there is untouched") from error
     return path

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from past_core.atomic import replacing
+from past_core.atomic import OutputWriteError, replacing
 from past_core.errors import PastError
 from past_core.remote import require_local
 from past_core.training.finite import not_finite
@@ -83,6 +83,8 @@ def save_survival(path: str | Path, model: nn.Module, manifest: dict[str, Any]) 
             content = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
             save_file(content, temporary, metadata={KEY: text})
             temporary.chmod(mode)  # safetensors makes it readable for its owner alone
+    except OutputWriteError as error:  # says it all
+        raise SurvivalFileError(str(error)) from error
     except (OSError, SafetensorError) as error:
         raise SurvivalFileError(
             f"{path}: could not be written ({error}); what was there is untouched"
