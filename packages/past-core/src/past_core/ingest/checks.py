@@ -63,9 +63,9 @@ def whole_counts(matrix: Any, name: str, cells: pd.Index, genes: pd.Index) -> cs
     """
     counts = csr_matrix(matrix) if issparse(matrix) else csr_matrix(np.asarray(matrix))
     values = counts.data
-    wrong = (
-        ~np.isfinite(values) | (values < 0) | (values != np.rint(values)) | (values > np.iinfo(np.int32).max)
-    )
+    wrong = (values < 0) | (values > np.iinfo(np.int32).max)
+    if values.dtype.kind not in "iu":
+        wrong |= ~np.isfinite(values) | (values != np.rint(values))
     if wrong.any():
         place = int(np.flatnonzero(wrong)[0])
         row = int(np.searchsorted(counts.indptr, place, side="right") - 1)

@@ -111,6 +111,7 @@ def read_bundle(
     _spell_as(cells, matrix.barcodes)
     _same_ids(cells.index, matrix.barcodes, files.cells, f"{files.matrix} (barcodes)")
     features = split_features(matrix, files.matrix)
+    del matrix  # with all its counts
     mismatched = check_counts(features.counts, cells, files.cells, files.matrix)
     masks = None if files.masks is None else _read_masks(files.masks, files.cells, cells, experiment)
     places = locate(masks, cells, pixel_size, files.cells, files.masks)
@@ -273,6 +274,7 @@ def _read_outlines(
             check_outlines(outlines.vertices, positions_um, FAR_UM + reach * radius_um, cells.index, path)
             if not outlines.vertices.empty:
                 found[label] = _shapes(outlines, cells.index, frame, pixel_size)
+            del outlines  # not to be held while the next are read
     return found
 
 

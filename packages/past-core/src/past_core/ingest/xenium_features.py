@@ -67,7 +67,7 @@ def split_features(matrix: Matrix, path: Path) -> Features:
     ids = matrix.features["id"][gene]
     try:
         whole = whole_counts(
-            matrix.counts[:, np.flatnonzero(~protein)],
+            matrix.counts[:, np.flatnonzero(~protein)] if protein.any() else matrix.counts,
             str(path),
             pd.Index(matrix.barcodes),
             pd.Index(matrix.features["id"][~protein]),

@@ -15,6 +15,8 @@ from scipy.sparse import coo_matrix, csr_matrix
 from past_core.ingest.xenium_files import BundleError, dataset, named_after, open_hdf5, require_file
 
 MAX_FEATURES = 1_000_000
+STEP = 2**22
+"""Entries that are looked at in one go."""
 MAX_LABELS = 2**30
 """Largest table of barcodes or features in bytes."""
 SCALING = "protein_scaling_factor"
@@ -86,9 +88,8 @@ def _read_hdf5(path: Path, n_cells: int) -> Matrix:
         barcodes = _text(parts["barcodes"])
         scale = _scale(file, path)
     check_entries(path, "matrix", data, indices, indptr, n_features)
-    counts = csr_matrix(
-        (data, indices.astype(np.int64), indptr.astype(np.int64)), shape=(n_cells, n_features)
-    )
+    compressed = (data, indices.astype(np.int32), indptr.astype(np.int64))
+    counts = csr_matrix(compressed, shape=(n_cells, n_features))
     return Matrix(counts, features, barcodes, scale)
 
 
@@ -119,22 +120,28 @@ def check_entries(
         raise BundleError(
             f"{path}: /{group}/indptr or /{group}/indices point outside the matrix; the file is damaged"
         )
-    _no_repeats(path, group, indices.astype(np.int64), indptr.astype(np.int64))
+    _no_repeats(path, group, indices, indptr.astype(np.int64))
 
 
 def _no_repeats(path: Path, group: str, indices: np.ndarray, indptr: np.ndarray) -> None:
     """Refuses an entry that occurs twice, which would be summed: the instrument writes each once."""
-    row = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    backwards = np.flatnonzero((np.diff(indices) <= 0) & (np.diff(row) == 0))
-    if not backwards.size:
-        return
-    order = np.lexsort((indices, row))
-    same = (np.diff(indices[order]) == 0) & (np.diff(row[order]) == 0)
-    if same.any():
-        at = order[np.flatnonzero(same)[0]]
-        raise BundleError(
-            f"{path}: entry {indices[at]} of row {row[at]} of /{group} is stored twice; the file is damaged"
-        )
+    start = 0
+    while start < len(indptr) - 1:
+        # Some rows at a time: a slide has hundreds of millions of entries.
+        stop = int(np.searchsorted(indptr, indptr[start] + STEP, side="right")) - 1
+        stop = max(stop, start + 1)
+        part = indices[indptr[start] : indptr[stop]].astype(np.int64)
+        row = np.repeat(np.arange(start, stop), np.diff(indptr[start : stop + 1]))
+        if ((np.diff(part) <= 0) & (np.diff(row) == 0)).any():
+            order = np.lexsort((part, row))
+            same = (np.diff(part[order]) == 0) & (np.diff(row[order]) == 0)
+            if same.any():
+                at = order[np.flatnonzero(same)[0]]
+                raise BundleError(
+                    f"{path}: entry {part[at]} of row {row[at]} of /{group} is stored twice; the file is "
+                    "damaged"
+                )
+        start = stop
 
 
 def _scale(file: h5py.File, path: Path) -> float:

@@ -63,7 +63,7 @@ def read_zarr_matrix(path: Path, n_cells: int) -> Matrix:
     if indices.dtype.kind not in "ui" or indptr.dtype.kind not in "ui":
         raise BundleError(f"{path}: indices are {indices.dtype} and indptr {indptr.dtype}, expected integers")
     check_entries(path, GROUP, data, indices, indptr, n_cells)
-    parts = (data, indices.astype(np.int64), indptr.astype(np.int64))
+    parts = (data, indices.astype(np.int32), indptr.astype(np.int64))
     counts = csr_matrix(parts, shape=(n_features, n_cells))
     kept = np.flatnonzero(~features["feature_type"].str.startswith(AGGREGATE.capitalize()))
     return Matrix(
@@ -73,7 +73,7 @@ def read_zarr_matrix(path: Path, n_cells: int) -> Matrix:
 
 def _features(attributes: dict[str, Any], path: Path) -> pd.DataFrame:
     """(F rows) id, name, feature_type."""
-    lists = {name: attributes.get(name) for name in NAMES}
+    lists: dict[str, Any] = {name: attributes.get(name) for name in NAMES}
     for name, values in lists.items():
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise BundleError(f"{path}: attribute {name} of {GROUP} is no list of names")

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from past_core.ingest.xenium_columns import UNASSIGNED, numbers, read_table, strings
@@ -94,6 +95,7 @@ def read_outlines(
     if labelled:
         frame["polygon"] = _labels(numbers(table["label_id"], "label_id", path), path)
     del table, ids, code, owner  # a million cells have tens of millions of vertices
+    pa.default_memory_pool().release_unused()
     without = frame["polygon"][nobody].nunique() if labelled else int(nobody.any())
     if nobody.any():
         frame = frame[~nobody].reset_index(drop=True)
