@@ -175,6 +175,17 @@ def test_tiles_side_by_side_leave_no_gap() -> None:
     assert painter._count.max() == 1
 
 
+def test_the_last_tiles_of_a_grid_reach_over_the_border() -> None:
+    field = overview()
+    width = field.image.shape[2]
+    beyond = np.array([[width * field.downsample + 39.0, 40.0], [40.0, 40.0]])
+    painter = PatchPainter(beyond, 80, field)
+    assert painter.covered[2, width - 1]
+    assert not painter.covered[2, width - 2]
+    with pytest.raises(FigureError, match="1 of 2 patches lie outside the slide"):
+        PatchPainter(np.add(beyond, [1, 0]), 80, field)
+
+
 def test_places_of_another_slide() -> None:
     with pytest.raises(
         FigureError, match=r"1 of 2 patches lie outside the slide, such as number 1 at x 500, y 8"

@@ -81,14 +81,16 @@ class PatchPainter:
         overview: what is painted on.
 
     Raises:
-        FigureError: places outside the slide: they are of another one, or of other level-0 pixels.
+        FigureError: squares outside the slide: they are of another one, or of other level-0 pixels.
     """
 
     def __init__(self, places: np.ndarray, side: float, overview: Overview) -> None:
         _, height, width = overview.image.shape
         self.overview, self.shape = overview, (height, width)
         centres = np.asarray(places, np.float64) / overview.downsample
-        outside = ((centres < 0) | (centres > [width, height])).any(axis=1)
+        half = side / overview.downsample / 2
+        # The last tiles of a grid reach over the border, so that their centres may lie beyond it.
+        outside = ((centres <= -half) | (centres >= np.array([width, height]) + half)).any(axis=1)
         if outside.any():
             row = int(outside.argmax())
             raise FigureError(
@@ -96,7 +98,6 @@ class PatchPainter:
                 f"at x {places[row][0]:.0f}, y {places[row][1]:.0f}; give the bag of this slide, made from a "
                 "file with the same full-size level"
             )
-        half = side / overview.downsample / 2
         # Rounded edges of tiles side by side meet; a square is never less than a pixel.
         low = np.round(centres - half).astype(int)
         high = np.maximum(np.round(centres + half).astype(int), low + 1)
