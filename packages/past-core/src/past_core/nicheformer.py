@@ -13,6 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from past_core.foreign.arrays import open_npy
+from past_core.foreign.sizes import check_hdf5
 from past_core.vocabulary import FIRST_GENE, VocabularyError, VocabularyNotFoundError
 
 N_GENES = 20_310
@@ -82,11 +84,11 @@ def read_means(technology: str, path: str | Path | None = None) -> np.ndarray:
     path = _existing(path, f"{technology}_mean_script.npy")
     try:
         if path.suffix.lower() == ".npy":
-            means = np.load(path, allow_pickle=False).astype(np.float64).reshape(-1)
+            means = open_npy(path).astype(np.float64).reshape(-1)
         else:
             column = f"{technology}_nonzero_mean"
             means = np.array([float(row[column] or "nan") for row in _rows_of_csv(path, column)])
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, TypeError) as error:
         if isinstance(error, VocabularyError):
             raise
         msg = f"{path} cannot be read as the {technology} means: {error}"
@@ -144,10 +146,11 @@ def _genes_of_h5ad(path: Path) -> list[str]:
     import h5py
 
     try:
+        check_hdf5(path)
         with h5py.File(path) as file:
             var = file["var"]
             return list(var[var.attrs.get("_index", "_index")].asstr()[:])
-    except (OSError, KeyError, TypeError, AttributeError) as error:
+    except Exception as error:  # whatever h5py raises on damage
         msg = f"{path} is not an .h5ad file with gene names: {error}"
         raise VocabularyError(msg) from error
 

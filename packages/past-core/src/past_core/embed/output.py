@@ -13,6 +13,7 @@ from anndata.io import read_elem
 from past_core.atomic import replacing
 from past_core.embed.partial import sweep
 from past_core.errors import PastError
+from past_core.foreign.sizes import check_hdf5
 from past_core.remote import require_local
 
 SUFFIXES = (".h5ad", ".zarr")
@@ -69,6 +70,7 @@ def read_manifest(path: str | Path) -> dict[str, Any] | None:
         return None
     try:
         if path.suffix == ".h5ad":
+            check_hdf5(path)
             with h5py.File(path, "r") as file:
                 manifest = read_elem(file["uns"][MANIFEST_KEY])
         else:

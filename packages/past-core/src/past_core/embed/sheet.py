@@ -134,7 +134,7 @@ def run_sheet(
             else:
                 work(row)
                 outcome = Outcome(row, "done")
-        except PastError as error:
+        except (PastError, OSError) as error:  # also a name that is too long
             outcome = Outcome(row, "failed", str(error))
         outcomes.append(outcome)
         if report is not None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from past_core.errors import PastError
+from past_core.foreign.tables import read_csv
 from past_core.ingest.write import SlideData
 
 logger = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ UNANNOTATED = "unannotated"
 RESERVED = frozenset({"cell_id", "region", "n_counts", "n_genes", "qc_pass", "qc_reason"})
 """Columns that every store's `obs` has of its own."""
 SUFFIXES = {".csv": ",", ".tsv": "\t", ".txt": "\t", ".parquet": None}
+MAX_BYTES = 4 * 2**30
 """Kinds of files, and what separates their columns."""
 
 
@@ -121,7 +123,7 @@ def _read(file: Path) -> tuple[pd.DataFrame, str]:
             if not isinstance(table.index, pd.RangeIndex):  # the ids are the index
                 table = table.reset_index()
         else:
-            table = pd.read_csv(file, sep=SUFFIXES[suffix], dtype=str)
+            table = read_csv(file, max_bytes=MAX_BYTES, sep=SUFFIXES[suffix], dtype=str)
     except Exception as error:  # whatever pandas and pyarrow raise on foreign data
         raise AnnotationError(f"{file} cannot be read as {suffix} ({error})") from error
     table.columns = table.columns.astype(str)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from past_core.errors import PastError
+from past_core.foreign.planes import read_plane
 from past_core.nuclei.imported import boxes_of
 
 MAX_LABEL = 2**31 - 1
@@ -123,12 +124,7 @@ def _npy(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _tiff(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    import tifffile
-
-    with tifffile.TiffFile(path) as file:
-        series = file.series[0]
-        _check(str(path), series.shape, series.dtype, shape)
-        return series.asarray()
+    return read_plane(path, lambda found, kind: _check(str(path), found, kind, shape))
 
 
 def _png(path: Path, shape: tuple[int, int]) -> np.ndarray:

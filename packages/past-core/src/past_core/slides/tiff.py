@@ -198,6 +198,12 @@ class _TiffLevel:
             raise SlideError(f"{path}: the image has no pixels ({self.height} x {self.width})")
         page = level.keyframe
         planes, depth, height, width, contig = page.shaped
+        elsewhere = {page.parent.filehandle.name for page in level.pages if page and page.parent is not tiff}
+        if elsewhere:  # OME-XML may name any other file, whose positions would be read from this one
+            raise SlideError(
+                f"{path}: its OME-XML says that its pixels lie in other files, which are not read "
+                f"({', '.join(sorted(elsewhere)[:3])}); convert it to one file"
+            )
         if (depth, height, width) != (1, self.height, self.width) or None in level.pages:
             raise SlideError(f"{path}: pages of the image are missing or differ in size")
         if len(level.pages) * planes * contig != self.samples:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from past_core.atomic import replacing
 from past_core.callbacks import run_folder
 from past_core.errors import PastError
+from past_core.foreign.names import file_name
 from past_core.training.attached import data_of
 from past_genex.metrics.pairs import PairMoments
 from past_genex.probe.model import USE
@@ -31,7 +32,7 @@ class PredictionWriteError(PastError, OSError):
 
 def _names(data: "ExpressionDataModule") -> list[str]:
     """A name for each slide's file; slides of one name are numbered."""
-    names = [slide.name for slide in data.slides]
+    names = [file_name(slide.name) for slide in data.slides]  # a store says its own name, which may be a path
     return [f"{name}-{i}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 

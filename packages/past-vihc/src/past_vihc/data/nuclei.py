@@ -13,6 +13,7 @@ import numpy as np
 from past_core.atomic import replacing
 from past_core.errors import PastError
 from past_core.foreign.arrays import open_npy
+from past_core.foreign.planes import read_plane
 from past_core.nuclei import WatershedSettings, nucleus_tiles
 from past_core.nuclei.segment import MAX_MPP
 from past_core.nuclei.slidewide import slide_wide
@@ -121,7 +122,7 @@ def _load(path: Path) -> np.ndarray:
             try:
                 labels = tifffile.memmap(path, mode="r")
             except ValueError:  # compressed or tiled
-                labels = tifffile.imread(path)
+                labels = read_plane(path)
     except FileNotFoundError as error:
         raise LabelImageError(f"{path}: the label image does not exist") from error
     except Exception as error:  # whatever tifffile and numpy raise on foreign data
