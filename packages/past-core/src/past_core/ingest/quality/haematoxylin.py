@@ -95,10 +95,15 @@ def outlines_of(polygons: Any, rows: np.ndarray) -> Outlines:
 
     geometries, rows = np.asarray(polygons, dtype=object), np.asarray(rows)
     kept = np.flatnonzero(rows >= 0)
-    parts, owner = shapely.get_parts(geometries[kept], return_index=True)
-    is_polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON.value
-    parts, owner = parts[is_polygon], owner[is_polygon]
-    points, polygon = shapely.get_coordinates(shapely.get_exterior_ring(parts), return_index=True)
+    parts, owner = geometries[kept], np.arange(len(kept))
+    if (shapely.get_type_id(parts) != shapely.GeometryType.POLYGON.value).any():
+        parts, owner = shapely.get_parts(parts, return_index=True)
+        is_polygon = shapely.get_type_id(parts) == shapely.GeometryType.POLYGON.value
+        parts, owner = parts[is_polygon], owner[is_polygon]
+    # Parts and rings are copies, which a million polygons without holes can do without.
+    holes = shapely.get_num_interior_rings(parts).any()
+    rings = shapely.get_exterior_ring(parts) if holes else parts
+    points, polygon = shapely.get_coordinates(rings, return_index=True)
     start = np.searchsorted(polygon, np.arange(len(parts) + 1))
     return Outlines(points, start, rows[kept][owner])
 
