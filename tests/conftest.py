@@ -29,8 +29,15 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def tiny_slides(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
     """Slide stores of three synthetic patients of about 200 cells, made once for all test processes."""
-    from past_core.synthetic.default import default_slides
+    from past_core.synthetic import default
+
+    def make_here(missing: Sequence, root: Path) -> None:
+        """Without processes of its own, of which each would import all that this one has imported."""
+        for config, path in missing:
+            default.make_slide(config, path)
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
-    return default_slides(patients=3, size_um=160.0, cache=shared / "tiny-slides")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(default, "_make_all", make_here)
+        return default.default_slides(patients=3, size_um=160.0, cache=shared / "tiny-slides")

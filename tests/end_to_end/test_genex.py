@@ -265,10 +265,10 @@ def test_two_ranks_score_and_predict_as_one(
     data, pairs = one.datamodule, one.lightning_module.pairs
     cells = sum(int(own.sum()) for own in data.val_cells.values())
     for rank in range(2):
-        two = np.load(tmp_path / f"rank{rank}.npz")
-        assert two["batches"] >= 1
-        np.testing.assert_array_equal(two["n"], pairs.n)  # every cell once
-        np.testing.assert_allclose(two["r"], pairs.r, rtol=0, atol=1e-10)
+        with np.load(tmp_path / f"rank{rank}.npz") as two:
+            assert two["batches"] >= 1
+            np.testing.assert_array_equal(two["n"], pairs.n)  # every cell once
+            np.testing.assert_allclose(two["r"], pairs.r, rtol=0, atol=1e-10)
     files = list(folder.rglob("*.h5ad"))
     assert len(files) == len(data.val_slides)
     tables = [ad.read_h5ad(file) for file in files]

@@ -36,7 +36,8 @@ def groups(sizes: list[int], dtype: torch.dtype = torch.float64) -> list[Tensor]
 
 
 def test_the_originals_forward_pass(shared_data: Path) -> None:
-    golden = np.load(shared_data / "tcga" / "golden" / "mcat_forward_concat.npz")
+    with np.load(shared_data / "tcga" / "golden" / "mcat_forward_concat.npz") as file:
+        golden = dict(file)
     network = MCAT(SIZES).double().eval()
     state = network.state_dict()
     network.load_state_dict({name: waves(i, name, t) for i, (name, t) in enumerate(state.items())})
