@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_bundles import made_bundle
+from made_stores import same_micrometres
 from test_ingest_sheet import outcomes, sheet
 
 import past_core.registration.run as registering
@@ -144,6 +145,16 @@ def test_a_run_that_goes_on_uses_the_registration_again(copied, never_again):
     shutil.rmtree(copied / "stores" / "a.zarr")
     shutil.rmtree(copied / "stores" / FOLDER)
     assert ingest_row(only_row(copied)).status == "done"
+
+
+def test_a_registration_at_another_resolution(made, never_again):
+    """Of a sheet, by its column: the same cells at the same places of the tissue."""
+    folder = f"../stores/{REGISTRATIONS}/a"
+    text = f"slide,bundle,he,registration,target_mpp\nb,a,a/*_he_image.ome.tif,{folder},0.5\n"
+    assert ingest_row(only_row(made, text)).status == "done"
+    resampled = SlideStore(made / "stores" / "b.zarr")
+    assert resampled.mpp == pytest.approx(0.5)
+    same_micrometres(resampled, SlideStore(made / "stores" / "a.zarr"))
 
 
 def test_other_keypoints_are_noticed_and_registered(copied):
