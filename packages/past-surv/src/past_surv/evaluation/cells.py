@@ -139,7 +139,8 @@ def read(cell: Cell, folder: Path) -> CellResult | None:
     """The cell's result; None where there is none, or one of other inputs, settings or software."""
     path = cell.path(folder)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Of a damaged archive numpy leaves a file open that it opened itself.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))
             arrays = {name: file[name] for name in file.files if name != "record"}
     except FileNotFoundError:
