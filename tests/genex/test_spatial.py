@@ -36,7 +36,7 @@ def test_it_is_squidpys(tissue) -> None:
     squidpy = pytest.importorskip("squidpy")
     xy, values = tissue
     table = AnnData(values, obsm={"spatial": xy})
-    squidpy.gr.spatial_neighbors(table, coord_type="generic", n_neighs=6)
+    squidpy.gr.spatial_neighbors_knn(table, n_neighs=6)
     squidpy.gr.spatial_autocorr(table, mode="moran", transformation=True, n_perms=None)
     expected = table.uns["moranI"]["I"].reindex(table.var_names).to_numpy()
     np.testing.assert_allclose(morans_i(values, spatial_weights(xy, neighbours=6)), expected, atol=1e-6)

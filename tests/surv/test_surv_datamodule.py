@@ -95,9 +95,6 @@ class Rows(pl.LightningModule):
         self.seen[-1] += list(zip(batch.row.tolist(), sums, strict=True))
         return self.weight.sum()
 
-    def validation_step(self, batch: SurvivalBatch, number: int) -> None:
-        """The data module has patients for it; none is asked for here."""
-
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
@@ -106,7 +103,6 @@ def epochs(data: SurvivalDataModule, folder: Path, count: int, checkpoint: Path 
     task = Rows()
     trainer = pl.Trainer(
         max_epochs=count,
-        limit_val_batches=0,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,
@@ -120,6 +116,7 @@ def epochs(data: SurvivalDataModule, folder: Path, count: int, checkpoint: Path 
     return task
 
 
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_epochs_differ_and_are_the_same_after_a_restart(made: Path, tmp_path: Path, num_workers: int) -> None:
     options = {"batch_size": 4, "max_patches": 3, "seed": 7}
