@@ -74,7 +74,7 @@ def read_table(
     for name in required:
         if name not in names:
             raise error(
-                f"{path}: no column {name!r} among {', '.join(names)}; "
+                f"{path}: no column {name!r} among {', '.join(names)[:1000]}; "
                 f"expected {expected or ', '.join(required)}"
             )
     twice = next((name for name in names if name and names.count(name) > 1), None)

@@ -131,8 +131,9 @@ def _read(file: Path) -> tuple[pd.DataFrame, str]:
     if ids is None:
         ids = str(table.columns[0]) if len(table.columns) else ""
     if not len(table) or len(table.columns) < 2:
+        found = ", ".join(table.columns)[:1000] or "(none)"
         raise AnnotationError(
-            f"{file} has {len(table)} rows and the columns {', '.join(table.columns) or '(none)'}; expected "
+            f"{file} has {len(table)} rows and the columns {found}; expected "
             "a row a cell, with its id and one or more annotations"
         )
     table[ids] = [v.decode() if isinstance(v, bytes) else str(v) for v in table[ids]]

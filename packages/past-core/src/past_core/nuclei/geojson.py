@@ -145,8 +145,12 @@ def _load(path: Path) -> Any:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else path.open("rb") as file:
-            text = file.read(MAX_BYTES + 1)
-        if len(text) > MAX_BYTES:
+            pieces, size = [], 0  # by and by: one read of so many bytes would first take so much memory
+            while size <= MAX_BYTES and (piece := file.read(2**20)):
+                pieces.append(piece)
+                size += len(piece)
+        text = b"".join(pieces)
+        if size > MAX_BYTES:
             raise GeoJsonError(f"{path}: more than {MAX_BYTES} bytes unpacked; split the export")
         return json.loads(text, parse_constant=refuse)
     except (ValueError, RecursionError, EOFError, OSError, zlib.error) as error:

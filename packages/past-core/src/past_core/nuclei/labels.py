@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from past_core.errors import PastError
+from past_core.foreign.arrays import open_npy
 from past_core.foreign.planes import read_plane
 from past_core.nuclei.imported import boxes_of
 
@@ -118,7 +119,7 @@ def _check(where: str, found: tuple[int, ...], dtype: np.dtype, shape: tuple[int
 
 
 def _npy(path: Path, shape: tuple[int, int]) -> np.ndarray:
-    image = np.load(path, mmap_mode="r", allow_pickle=False)
+    image = open_npy(path)
     _check(str(path), image.shape, image.dtype, shape)
     return image
 

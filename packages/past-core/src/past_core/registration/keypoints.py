@@ -106,7 +106,8 @@ def _rows(path: Path) -> list[tuple[str | None, str, list[float]]]:
     if missing and len(body) == 2 and len(header) == 3:
         raise KeypointError(f"{path} holds a 3x3 matrix, not keypoints; give it with --matrix. {expected}")
     if missing:
-        raise KeypointError(f"{path}: no column {', '.join(missing)} among {', '.join(header)}; {expected}")
+        found = ", ".join(header)[:1000]
+        raise KeypointError(f"{path}: no column {', '.join(missing)} among {found}; {expected}")
     doubled = [column for column in (*KEYPOINT_COLUMNS, REGION) if header.count(column) > 1]
     if doubled:
         raise KeypointError(f"{path}: the column {doubled[0]} is there more than once; {expected}")
