@@ -29,7 +29,7 @@ for name in json.loads(sys.argv[1]):
     __import__(name)
 import torch
 torch.set_num_threads(1)
-from past_core.cli import past_main
+from past_core.cli import lightning_main, past_main
 
 def watch(folders, at, action, log):
     folders = tuple(os.path.abspath(folder) for folder in folders)
@@ -94,8 +94,9 @@ def start(run):
     status = 70
     try:
         watch(run["watch"], run.get("at", 0), run.get("action", {"kind": "count"}), log)
-        sys.argv = ["past", *run["arguments"]]
-        past_main()
+        lightning = run["arguments"][0] == "lightning"
+        sys.argv = run["arguments"] if lightning else ["past", *run["arguments"]]
+        lightning_main() if lightning else past_main()
         status = 0
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
@@ -154,7 +155,7 @@ class Verbs:
         """Runs one verb.
 
         Args:
-            arguments: of `past`.
+            arguments: of `past`; or `lightning` and its own.
             fault: `after` seconds it is killed; `at` the n-th event of the paths `watch` the `action` befalls
                 it; `largest` bytes of a file.
         """
@@ -187,19 +188,21 @@ def serving(folder: Path, *modules: str) -> Iterator[Verbs]:
         modules: what the verbs would import.
     """
     folder.mkdir(parents=True)
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, json.dumps(modules)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(folder / "server").open("w"),
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    with (folder / "server").open("w") as said:
+        server = subprocess.Popen(
+            [sys.executable, "-c", SERVER, json.dumps(modules)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
     try:
         yield Verbs(server, folder)
     finally:
         server.stdin.close()
         server.wait(60)
+        server.stdout.close()
 
 
 @contextmanager
@@ -412,6 +415,8 @@ class Trial:
         self._count("pairs")
         assert any(each.status == 0 for each in ended), [each.text[-2000:] for each in ended]
         said = {each.error for each in ended if each.status}
+        for error in said:  # the other came while the one was at it, or when it had just ended
+            assert "another run" in error or "exists" in error or "already" in error, error
         same(self.case.content(out), self.expected)
         self.finishes(out, "two at once")
         shutil.rmtree(out)
