@@ -31,6 +31,18 @@ class SpaceChoice(StrEnum):
     joint = "joint"
 
 
+HELP_PANELS = {
+    "Source expression": ("predictions", "cells", "least", "seed"),
+    "Source joint": ("bags", "slides", "mpp", "jobs"),
+    "Source bulk": ("scale", "ids"),
+}
+EXAMPLES = {
+    "past vectors cohort.csv --predictions predicted/ -o vectors.parquet": "of predicted expression",
+    "past vectors cohort.csv --source joint --bags bags/joint -o vectors.parquet": "of the slides' patches",
+    "past vectors cohort.csv --source bulk -o vectors.parquet": "of the table's RNA",
+}
+
+
 def vectors(
     cohort: Annotated[Path, typer.Argument(help="Cohort table, a row a slide, as MCAT has it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="VECTORS.parquet")],
@@ -86,19 +98,22 @@ def vectors(
     mpp: Annotated[
         float | None, typer.Option(help="With --slides: µm per pixel of slides that do not state it.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="With --slides: processes at a time.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", help="With --slides: processes at a time.", min=1)] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a table that is there.")] = False,
 ) -> None:
-    """Makes one vector a patient by PAST, for `past survival --vectors` and its system past-multi.
+    """Makes one PAST vector a patient, for past survival --vectors.
 
-    Patients without an input are left out and named; the table says where it comes from.
+    It is one more group of its system past-multi. Patients without an input are left out and named; the
+    table says where it comes from.
     """
+    from past_core.commands.claim import claim
     from past_surv.data.cohort import read_cohort
     from past_surv.data.vector_files import MANIFEST, SUFFIX, VectorError, write_vectors
 
     if output.suffix != SUFFIX:
         raise VectorError(f"{output}: vectors are written as {SUFFIX}; give the output that suffix")
+    claim(output)
     if output.exists() and not overwrite:
         raise VectorError(f"{output} exists already; choose another name or pass --overwrite")
     if source is SourceChoice.expression and predictions is None:
