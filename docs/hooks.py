@@ -10,9 +10,11 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("past-core", "past-genex", "past-vihc", "past-surv")
 COPIED = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md"}
-OUTSIDE = re.compile(
-    r"\[([^\]]+)\]\((?!https?:|#|mailto:)((?:\.\./)+|(?=packages/|benchmarks/|recipes/|LEADERBOARD|VERSION))([^)]+)\)"
+OUTSIDE = (
+    r"\[([^\]]+)\]\((?!https?:|#|mailto:)"
+    r"((?:\.\./){{{up},}}|(?=packages/|benchmarks/|recipes/|LEADERBOARD|VERSION))([^)]+)\)"
 )
+"""A link out of the folder of the pages; `up` is how many folders up that is from the page."""
 
 
 def on_config(config: Any) -> Any:
@@ -43,9 +45,10 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Links to files that are not part of the site become their names."""
-    return OUTSIDE.sub(r"\1 (`\3`)", markdown)
+    up = page.file.src_uri.count("/") + 1
+    return re.sub(OUTSIDE.format(up=up), r"\1 (`\3`)", markdown)
 
 
 def modules(package: str) -> list[str]:

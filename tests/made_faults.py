@@ -104,8 +104,20 @@ def start(run):
         import traceback
         traceback.print_exc()
     finally:
+        if run.get("learn"):
+            with open(run["learn"], "w") as file:
+                json.dump(sorted(sys.modules), file)
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(status)
+
+def learn(path):
+    # tensorstore and grpc start threads, which a fork would leave behind.
+    for name in json.load(open(path)):
+        if name not in sys.modules and not name.startswith(("tensorstore", "grpc", "__")):
+            try:
+                __import__(name)
+            except BaseException:
+                pass
 
 for line in sys.stdin:
     runs = json.loads(line)
@@ -122,6 +134,9 @@ for line in sys.stdin:
                 os.killpg(child, signal.SIGKILL)
                 running[child] = number, None
         time.sleep(0.001)
+    for run in runs:
+        if run.get("learn") and os.path.exists(run["learn"]):
+            learn(run["learn"])
     print(json.dumps(ended), flush=True)
 """
 
@@ -157,7 +172,8 @@ class Verbs:
         Args:
             arguments: of `past`; or `lightning` and its own.
             fault: `after` seconds it is killed; `at` the n-th event of the paths `watch` the `action` befalls
-                it; `largest` bytes of a file.
+                it; `largest` bytes of a file; `learn`, a file for the modules that it needed, which the
+                server then imports for those that follow.
         """
         return self.together([arguments], **fault)[0]
 
@@ -276,7 +292,8 @@ class Trial:
         self.verbs, self.case, self.folder = verbs, case, folder
         self.number = 0
         out = self.fresh()
-        first = verbs(*case.arguments(out, case.inputs), watch=[out, case.inputs])
+        learned = str(folder / "modules.json")
+        first = verbs(*case.arguments(out, case.inputs), watch=[out, case.inputs], learn=learned)
         assert first.status == 0, first.text[-3000:]
         assert names(out) == case.names
         self.expected = case.content(out)
@@ -343,7 +360,10 @@ class Trial:
 
     def refusals(self, number: int, error: str = "ENOSPC", *, seed: int = 1) -> set[str]:
         """The disk refuses from the n-th event that writes on: a named error, then a run that finishes."""
-        out, said = self.fresh(), set()
+        said: set[str] = set()
+        if not (number or MOMENTS):
+            return said
+        out = self.fresh()
         writes = self._start(out, watch=[out], action={"kind": "count", "writes": True}).events
         shutil.rmtree(out)
         for share in moments(number, seed):

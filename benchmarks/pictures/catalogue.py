@@ -29,6 +29,13 @@ class Picture:
 
 CATALOGUE = (
     Picture(
+        "overview",
+        "What PAST does",
+        "All of it computed by the packages on the embedded synthetic default: cells of a registered slide; "
+        "images and transcriptomes of held-out cells in the joint space of the demo encoder; a gene of a "
+        "patient left out, risk groups out of fold, and a held-out tile under the demo generator.",
+    ),
+    Picture(
         "retrieval",
         "Cells retrieved by image",
         "Cells of a synthetic patient that the demo encoder never saw: each row is an image, then the cells "

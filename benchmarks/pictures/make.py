@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.pictures.catalogue import CATALOGUE, FOLDER, ROOT
+from benchmarks.pictures.overview import overview
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,7 @@ def retrieval() -> "Figure":
     from past_core.slides import open_slide
     from past_core.slides.patches import patches
 
-    slide, image, cell = _joint()
+    slide, image, cell = joint_sides()
     n, queries, shown = len(image), 5, 6
     query = np.linspace(0, n - 1, queries + 2)[1:-1].round().astype(int)
     top = np.argsort(-(image[query] @ cell.T), axis=1)[:, :shown]
@@ -106,7 +107,7 @@ def umap() -> "Figure":
 
     from past_core.figures import joint_map
 
-    slide, image, cell = _joint()
+    slide, image, cell = joint_sides()
     chosen = np.sort(np.random.default_rng(0).permutation(len(image))[:1000])
     types = slide.annotation("cell_type").to_numpy(str)[chosen]
     both = np.concatenate([image[chosen], cell[chosen]])
@@ -124,7 +125,7 @@ def genes() -> "Figure":
     from past_genex.figures.maps import gene_maps
     from past_genex.metrics.pairs import PairMoments
 
-    slide, _, symbols, predicted, measured = _left_out()
+    slide, _, symbols, predicted, measured = left_out_patient()
     r = PairMoments.of(predicted, measured).r
     best = np.argsort(-np.nan_to_num(r, nan=-2.0))[:4]
     return gene_maps(
@@ -143,7 +144,7 @@ def clusters() -> "Figure":
     from past_genex.clusters import compare_clusters
     from past_genex.clusters.report import pictures
 
-    slide, ids, _, predicted, measured = _left_out()
+    slide, ids, _, predicted, measured = left_out_patient()
     types = slide.annotation("cell_type")
     found = compare_clusters(measured, predicted, genes=ids, labels=types)
     return pictures(found, slide.xy_um, name=f"{slide.name}, synthetic, left out")["clusters"]
@@ -151,42 +152,18 @@ def clusters() -> "Figure":
 
 def stain() -> "Figure":
     """The brownest tile of each held-out patient, under the demo generator."""
-    from benchmarks.tasks.vihc import HELD_OUT
-    from past_vihc.data.datamodule import StainDataModule
     from past_vihc.figures.panels import stain_panels
-    from past_vihc.files import load_generator
 
-    model = load_generator("demo")
-    encoder = None if model.encoder is None else model.encoder.name
-    data = StainDataModule(
-        encoder=encoder,
-        granularity=model.granularity,
-        pitch_um=model.pitch_um or model.tile * model.mpp,
-        tile=model.tile,
-        mpp=model.mpp,
-        test_cases=HELD_OUT,
-        val_cases=[],
-    )
-    data.prepare_data()
-    data.setup("test")
-    best: dict[str, tuple[float, tuple[np.ndarray, ...]]] = {}
-    for batch in data.test_dataloader():
-        brown = -batch.ihc[:, 2].float().mean((1, 2))
-        for row, case in enumerate(batch.case):
-            if case not in best or float(brown[row]) > best[case][0]:
-                own = slice(row, row + 1)
-                made = model(batch.he[own], batch.embedding[own] if encoder else None)
-                tiles = batch.he[row].numpy(), made[0].cpu().numpy(), batch.ihc[row].numpy()
-                best[case] = float(brown[row]), tiles
+    best, mpp = brown_tiles()
     cases = sorted(best)
-    he, virtual, real = (np.stack([best[case][1][n] for case in cases]) for n in range(3))
+    he, virtual, real = (np.stack([best[case][n] for case in cases]) for n in range(3))
     return stain_panels(
         {"H&E": he, "virtual ER": virtual, "real ER": real},
         real="real ER",
         rows=cases,
         heading="demo generator, synthetic patients",
         bar_um=20.0,
-        mpp=model.mpp,
+        mpp=mpp,
     )
 
 
@@ -219,10 +196,42 @@ MAKERS: dict[str, Callable[[], "Figure"]] = {
     "clusters": clusters,
     "stain": stain,
     "survival": survival,
+    "overview": overview,
 }
 
 
-def _joint() -> tuple["ExpressionSlide", np.ndarray, np.ndarray]:
+def brown_tiles() -> tuple[dict[str, tuple[np.ndarray, ...]], float]:
+    """H&E, virtual and real stain, (3, L, L) each, of each held-out patient's brownest tile; their mpp."""
+    from benchmarks.tasks.vihc import HELD_OUT
+    from past_vihc.data.datamodule import StainDataModule
+    from past_vihc.files import load_generator
+
+    model = load_generator("demo")
+    encoder = None if model.encoder is None else model.encoder.name
+    data = StainDataModule(
+        encoder=encoder,
+        granularity=model.granularity,
+        pitch_um=model.pitch_um or model.tile * model.mpp,
+        tile=model.tile,
+        mpp=model.mpp,
+        test_cases=HELD_OUT,
+        val_cases=[],
+    )
+    data.prepare_data()
+    data.setup("test")
+    best: dict[str, tuple[float, tuple[np.ndarray, ...]]] = {}
+    for batch in data.test_dataloader():
+        brown = -batch.ihc[:, 2].float().mean((1, 2))
+        for row, case in enumerate(batch.case):
+            if case not in best or float(brown[row]) > best[case][0]:
+                own = slice(row, row + 1)
+                made = model(batch.he[own], batch.embedding[own] if encoder else None)
+                tiles = batch.he[row].numpy(), made[0].cpu().numpy(), batch.ihc[row].numpy()
+                best[case] = float(brown[row]), tiles
+    return {case: tiles for case, (_, tiles) in best.items()}, model.mpp
+
+
+def joint_sides() -> tuple["ExpressionSlide", np.ndarray, np.ndarray]:
     """A slide that the demo encoder never saw, and both its sides `(N, d)`, each row of length 1.
 
     Raises:
@@ -242,7 +251,7 @@ def _joint() -> tuple["ExpressionSlide", np.ndarray, np.ndarray]:
     return slide, unit[0], unit[1]
 
 
-def _left_out() -> tuple["ExpressionSlide", "pd.Index", list[str], np.ndarray, np.ndarray]:
+def left_out_patient() -> tuple["ExpressionSlide", "pd.Index", list[str], np.ndarray, np.ndarray]:
     """The first patient of the cohort, predicted by a probe of the three others.
 
     Returns:

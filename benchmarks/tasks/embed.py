@@ -57,9 +57,7 @@ TASK = Task(
         at_least("rows", "cells", "demo", "ratio", share=0.4),
         at_most("details", "outcomes", "encoder=demo", "apart", times=50.0),
     ),
-    wanted=(
-        *encoders("uni", "conch", label="{}", run="past embed SLIDE.zarr --encoder {} -o cells.h5ad"),
-    ),
+    wanted=(*encoders("uni", "conch", label="{}", run="past embed SLIDE.zarr --encoder {} -o cells.h5ad"),),
 )
 
 GOAL = 3.0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from past_core.ingest.overlay import OverlayError, _outlines, crowded_field, write_overlay
+from past_core.ingest.overlay import OverlayError, crowded_field, outlines_within, write_overlay
 from past_core.ingest.store import SlideStore
 
 
@@ -22,7 +22,7 @@ def test_the_crowded_field_holds_most_cells() -> None:
 def test_outlines_surround_their_centroids(tiny_slides: Sequence[Path]) -> None:
     store = SlideStore(tiny_slides[0])
     box = (100, 100, 400, 400)
-    outlines = _outlines(store, "cell_boundaries", box)
+    outlines = outlines_within(store, "cell_boundaries", box)
     inside = store.centroids[((store.centroids > 120) & (store.centroids < 380)).all(axis=1)]
     assert len(outlines) >= len(inside) > 10
     middles = np.array([(outline.min(axis=0) + outline.max(axis=0)) / 2 for outline in outlines])

@@ -180,7 +180,9 @@ def test_a_sheet_on_dask(slide: Path, model: Path, tmp_path: Path) -> None:
     sheet = tmp_path / "slides.csv"
     sheet.write_text(f"path,name\n{slide},one\nnone.tif,two\n{slide},three\n")
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+        ) as cluster,
         Client(cluster),
     ):
         address = cluster.scheduler_address

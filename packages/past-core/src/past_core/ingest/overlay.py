@@ -59,7 +59,7 @@ def write_overlay(store: SlideStore, path: Path, *, field_um: float = FIELD_UM) 
 
     close.imshow(store.read(0, top, left, side, side).transpose(1, 2, 0))
     for element, colour in (("cell_boundaries", CELL_COLOUR), ("nucleus_boundaries", NUCLEUS_COLOUR)):
-        outlines = _outlines(store, element, (left, top, left + side, top + side))
+        outlines = outlines_within(store, element, (left, top, left + side, top + side))
         # Pictures count from the first pixel's centre, slides from its corner.
         shifted = [outline - [left + 0.5, top + 0.5] for outline in outlines]
         close.add_collection(PolyCollection(shifted, facecolors="none", edgecolors=colour, lw=1))
@@ -86,7 +86,7 @@ def crowded_field(centroids: np.ndarray, side: int, size: tuple[int, int]) -> tu
     return corners[int(np.argmax(counts))]
 
 
-def _outlines(store: SlideStore, element: str, box: tuple[int, int, int, int]) -> list[np.ndarray]:
+def outlines_within(store: SlideStore, element: str, box: tuple[int, int, int, int]) -> list[np.ndarray]:
     """Exterior outlines in level-0 pixels of shapes that touch a box; none where the element is absent."""
     import geopandas
     from shapely import Point

@@ -91,7 +91,9 @@ def spans_work(device: torch.device) -> bool:
     query, key, value, towards = (x.to(device, torch.bfloat16).requires_grad_() for x in drawn)
     inputs = [query, key, value]
     try:
-        packed = attend_spans(query, key, value, Spans(torch.tensor(ends, dtype=torch.int32, device=device), 64))
+        packed = attend_spans(
+            query, key, value, Spans(torch.tensor(ends, dtype=torch.int32, device=device), 64)
+        )
         parts = [
             F.scaled_dot_product_attention(
                 *(x[start:stop].transpose(0, 1) for x in (query, key, value))

@@ -144,9 +144,9 @@ def _load(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as file:
+        with gzip.open(path) if packed else path.open("rb") as content:
             pieces, size = [], 0  # by and by: one read of so many bytes would first take so much memory
-            while size <= MAX_BYTES and (piece := file.read(2**20)):
+            while size <= MAX_BYTES and (piece := content.read(2**20)):
                 pieces.append(piece)
                 size += len(piece)
         text = b"".join(pieces)

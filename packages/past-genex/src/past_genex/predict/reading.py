@@ -69,7 +69,7 @@ class Prediction:
         """Cells in order, a few thousand at a time: their places and `(n, G)` values."""
         for start in range(0, self.n_cells, rows):
             part = slice(start, min(start + rows, self.n_cells))
-            yield part, self.expression[part]
+            yield part, np.asarray(self.expression[part])
 
 
 def is_prediction(path: Path) -> bool:
@@ -101,8 +101,10 @@ def read_prediction(path: str | Path) -> Prediction:
         table = zarr.open_group(path / "tables" / TABLE, mode="r")
         obs, genes = read_elem(table["obs"]), read_elem(table["var"])
         centroids = np.asarray(read_elem(table["obsm/spatial"]), np.float64)
-        values = table["X"]
-        for array in (values, table["obsm/spatial"]):
+        values, places = table["X"], table["obsm/spatial"]
+        if not isinstance(values, zarr.Array) or not isinstance(places, zarr.Array):
+            raise ValueError("X or obsm/spatial is no array")
+        for array in (values, places):
             if array.nchunks_initialized < array.nchunks:  # zarr reads them as zeros
                 raise ValueError(
                     f"{array.nchunks - array.nchunks_initialized} chunks of {array.path} are gone"

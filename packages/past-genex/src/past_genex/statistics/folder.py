@@ -1,6 +1,7 @@
 """A slide's statistics on disk: a folder of memory-mapped arrays and what they were made of."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -155,15 +156,19 @@ class SlideStatistics:
         return self
 
 
-def part_moments(arrays: dict[str, np.ndarray], region: int, side: int) -> Moments:
+def part_moments(arrays: Mapping[str, np.ndarray], region: int, side: int) -> Moments:
     """Statistics of one part; nothing is read from disk yet."""
-    values = {name: arrays[name][region, side] for name in FIELDS}
-    return Moments(**(values | {"n": float(values["n"])}))
+    values: dict[str, Any] = {name: arrays[name][region, side] for name in FIELDS}
+    values["n"] = float(values["n"])
+    return Moments(**values)
 
 
-def _whole(folder: Path, arrays: dict[str, np.ndarray]) -> Moments:
-    values = {name: _load(folder / f"whole_{name}.npy", arrays[name].shape[2:]) for name in FIELDS}
-    return Moments(**(values | {"n": float(values["n"])}))
+def _whole(folder: Path, arrays: Mapping[str, np.ndarray]) -> Moments:
+    values: dict[str, Any] = {
+        name: _load(folder / f"whole_{name}.npy", arrays[name].shape[2:]) for name in FIELDS
+    }
+    values["n"] = float(values["n"])
+    return Moments(**values)
 
 
 def open_statistics(folder: Path | str) -> SlideStatistics:
@@ -208,7 +213,7 @@ def _load(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     return array
 
 
-def write_statistics(folder: Path, meta: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+def write_statistics(folder: Path, meta: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Adds the merge of all parts and the description to a folder that holds the parts' arrays."""
     filled = np.argwhere(arrays["n"] > 0).tolist()
     try:

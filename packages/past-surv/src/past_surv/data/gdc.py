@@ -228,7 +228,8 @@ def choose_files(
     Raises:
         GdcError: none of the cases has a file, or one file is listed with two contents.
     """
-    wanted, chosen = set(cases), {}
+    wanted = set(cases)
+    chosen: dict[str, GdcFile] = {}
     for file in files:
         slide = file.filename.lower().endswith(".svs") and diagnostic_slides([file.filename], diagnostic)
         if not slide or not wanted.intersection(file.cases):

@@ -116,7 +116,10 @@ def read_predicted(path: str | Path) -> PredictedSlide:
         genes = read_elem(table["var"]).index.astype(str)
         places = np.asarray(read_elem(table["obsm/spatial"]), np.float64)
         values, mpp = table["X"], float(manifest["mpp"])
-        for array in (values, table["obsm/spatial"]):
+        stored = table["obsm/spatial"]
+        if not isinstance(values, zarr.Array) or not isinstance(stored, zarr.Array):
+            raise ValueError("X or obsm/spatial is no array")
+        for array in (values, stored):
             # Chunks that are gone are read as zeros.
             if array.nchunks_initialized < array.nchunks:
                 raise ValueError(

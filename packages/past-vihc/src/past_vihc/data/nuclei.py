@@ -88,7 +88,7 @@ class SegmentedLabels:
 
     def __init__(self, slide: Slide, mpp: float, cache: str | Path | None = None) -> None:
         settings = WatershedSettings()
-        key = [VERSION, content_key(Path(slide.path)), slide.mpp, mpp, asdict(settings)]
+        key = [VERSION, content_key(Path(str(slide.path))), slide.mpp, mpp, asdict(settings)]
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         path = cache_folder(cache) / "vihc" / "nuclei" / f"{digest[:32]}.npy"
         with _MAKING:  # threads that ask for one image at a time make it once
@@ -139,7 +139,7 @@ def _load(path: Path) -> np.ndarray:
 def _segment(slide: Slide, mpp: float, settings: WatershedSettings, path: Path) -> None:
     view = slide.at(mpp)
     wide = None
-    if view.mpp > MAX_MPP:
+    if view.require_mpp() > MAX_MPP:
         logger.warning(
             "%s: no nuclei at %.3g µm per pixel, which is too coarse to see them", slide.path, view.mpp
         )

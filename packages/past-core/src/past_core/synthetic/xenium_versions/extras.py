@@ -97,7 +97,7 @@ def zarr_matrix(directory: Path, *, only: bool = True) -> None:
         "cell_features/indices": by_feature.indices.astype(np.uint32),
         "cell_features/indptr": by_feature.indptr.astype(np.uint32),
     }
-    chunks = {f"cell_features/{name}": (4096,) for name in ("data", "indices")}
+    chunks: dict[str, tuple[int, ...]] = {f"cell_features/{name}": (4096,) for name in ("data", "indices")}
     archive = CellsArchive({}, arrays, {}, chunks, {"cell_features": attributes})
     write_archive(directory / "cell_feature_matrix.zarr.zip", archive)
     if only:
