@@ -26,6 +26,8 @@ def test_options_reach_the_model(caplog: pytest.LogCaptureFixture) -> None:
     assert not model.activation_checkpointing
 
 
+# While PyTorch traces, it looks at gradients that it warns of; under `error` that would break its tracing.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 @pytest.mark.slow
 def test_compiled_layers_have_the_same_gradients() -> None:
     """Traced and run by autograd (there may be no C++ compiler), with chunks and checkpointing around."""

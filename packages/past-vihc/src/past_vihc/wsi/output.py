@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from past_core.atomic import replacing, writer
+from past_core.atomic import OutputWriteError, replacing, writer
 from past_core.errors import PastError
 from past_core.remote import require_local
 from past_vihc.wsi.omezarr import write_omezarr
@@ -160,6 +160,8 @@ def write_outputs(
                     )
                 else:
                     write_omezarr(image, temporary, record, mpp=mpp)
+    except OutputWriteError as error:
+        raise StainWriteError(f"{error}; the stained strips are kept for it") from error
     except PastError:
         raise
     except (OSError, ValueError) as error:  # tensorstore reports a full disk as ValueError
