@@ -69,8 +69,9 @@ past demo BUNDLE
 mv BUNDLE/P1_he_image.ome.tif HE
 for region in 1 2 3; do cp BUNDLE/keypoints_region$region.csv region$region.csv; done
 cp BUNDLE/*imagealignment.csv MATRIX.csv
-printf 'slide,bundle,he,patient,cancer\\nP1_a,BUNDLE,HE,P1,breast\\nP2_a,BUNDLE,HE,P2,lung\\n' > SHEET.csv
-cp BUNDLE/*imagealignment.csv HE_imagealignment.csv
+{ echo slide,bundle,he,registration,patient,cancer
+  echo P1_a,BUNDLE,HE,registered,P1,breast
+  echo P2_a,BUNDLE,HE,registered,P2,lung; } > SHEET.csv
 """,
     skip={r"past view": SERVES, r"--dask": "needs a running scheduler"},
     shorten={r"lightning fit -c recipes/pretrain\.yaml": SHORT},
@@ -101,6 +102,5 @@ PAGES = (
             "add-an-encoder",
         )
     ),
-    Page("examples/README.md"),
 )
 """In the order of the table."""

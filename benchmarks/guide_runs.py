@@ -51,7 +51,7 @@ class PageRun:
     seconds: float
 
 
-def run_page(page: Page, folder: Path, *, limit: float = 900.0, root: Path = ROOT) -> PageRun:
+def run_page(page: Page, folder: Path, *, limit: float = 1800.0, root: Path = ROOT) -> PageRun:
     """Runs a page.
 
     Args:
@@ -129,9 +129,11 @@ def _bash(script: str, folder: Path, limit: float) -> tuple[int, str]:
         try:
             status = process.wait(limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             status = 124
+        finally:  # also when interrupted: the commands are of a session of their own
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         output.seek(0)
         said = output.read()
     return status, said + (f"\n(ended after {limit:g} s)" if status == 124 else "")

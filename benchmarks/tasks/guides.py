@@ -34,7 +34,6 @@ TASK = Task(
         "docs/guides/score-a-cohort.md",
         "docs/guides/survival-from-scratch.md",
         "docs/guides/add-an-encoder.md",
-        "examples/README.md",
     ),
     metrics=(
         Metric("run", unit="commands that were run and went well"),
