@@ -122,8 +122,8 @@ def genex(verbs: Verbs, folder: Path, inputs: Path) -> Trial:
     return Trial(verbs, case, folder / "genex")
 
 
-# The longest, and made of what the others test, where many moments are asked for.
-@pytest.mark.parametrize("name", ["probe", "predict", *(["genex"] if MOMENTS else [])])
+# The longer ones where many moments are asked for: they write as the others do.
+@pytest.mark.parametrize("name", ["predict", *(["probe", "genex"] if MOMENTS else [])])
 def test_interrupted(name: str, request: pytest.FixtureRequest) -> None:
     trial = request.getfixturevalue(name)
     trial.kills(2, chain=True)

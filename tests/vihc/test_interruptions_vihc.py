@@ -10,7 +10,7 @@ import tifffile
 import torch
 from made_stainer import draw_slide, write_slide
 
-from made_faults import Case, Trial, Verbs, serving
+from made_faults import MOMENTS, Case, Trial, Verbs, serving
 from past_vihc.files import GeneratorInfo, save_generator
 from past_vihc.hscore.output import FILES
 from past_vihc.models.generator import FiLMGenerator
@@ -120,6 +120,7 @@ def test_stain(stain: Trial) -> None:
     stain.two()
 
 
+@pytest.mark.skipif(not MOMENTS, reason="half a minute; PAST_FAULTS=2 or more tries it at so many moments")
 def test_hscore(hscore: Trial) -> None:
     hscore.kills(2)
     for said in hscore.refusals(0) | hscore.full_disks(1):
