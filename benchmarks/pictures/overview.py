@@ -23,6 +23,8 @@ SHOWN = {
     "epithelial": "#3c9d5d",
 }
 """Colours of the cell types that are named; others are pale."""
+PANEL = (0.757, 0.125)
+"""Where the last panel of the picture `survival` begins, as shares of its width and height."""
 OTHER = "#d5d0c4"
 
 
@@ -65,11 +67,12 @@ def _inputs(part: "SubFigure", slide: Any, types: np.ndarray) -> None:
     shapes = [o - [left + 0.5, top + 0.5] for o in outlines_within(store, "cell_boundaries", box)]
     top_axis.imshow(picture)
     top_axis.add_collection(PolyCollection(shapes, facecolors="none", edgecolors="#ffe600", lw=0.7))
+    top_axis.set(xlim=(-0.5, side - 0.5), ylim=(side - 0.5, -0.5))
     top_axis.set_title("H&E around every cell", fontsize=9, pad=3)
     values = slide.expression(Target("median"), slide.genes)
     spread = np.nanstd(values, axis=0)
     gene = int(np.argmax(np.nan_to_num(spread)))
-    low_axis.scatter(*slide.xy_um.T, c=values[:, gene], s=2.2, cmap="viridis", linewidths=0, rasterized=True)
+    low_axis.scatter(*slide.xy_um.T, c=values[:, gene], s=4.0, cmap="viridis", linewidths=0, rasterized=True)
     low_axis.set_aspect("equal")
     low_axis.invert_yaxis()
     low_axis.set_title(
@@ -98,7 +101,7 @@ def _space(part: "SubFigure", image: np.ndarray, cell: np.ndarray, types: np.nda
         axis.scatter([], [], c=colour, marker="s", s=22, label=kind.replace("_", " "))
     axis.scatter([], [], c=OTHER, marker="s", s=22, label="other types")
     axis.legend(fontsize=7.5, frameon=False, loc="best", handletextpad=0.2, labelspacing=0.35)
-    axis.set_title("a cell's image and its transcriptome, learned contrastively", fontsize=9, pad=3)
+    axis.set_title("image and transcriptome of the same cells", fontsize=9, pad=3)
     _bare(axis)
 
 
@@ -126,7 +129,7 @@ def _expression(axes: "list[Axes]") -> None:
     titles = f"expression: {symbols[gene]}, measured", f"predicted, r = {r[gene]:.2f}"
     for axis, values, title in zip(axes, (measured, predicted), titles, strict=True):
         axis.scatter(
-            *slide.xy_um.T, c=values[:, gene], s=1.6, vmin=low, vmax=high, cmap="viridis", linewidths=0
+            *slide.xy_um.T, c=values[:, gene], s=3.0, vmin=low, vmax=high, cmap="viridis", linewidths=0
         )
         axis.set_aspect("equal")
         axis.invert_yaxis()
@@ -135,14 +138,17 @@ def _expression(axes: "list[Axes]") -> None:
 
 
 def _survival(axis: "Axes") -> None:
-    """High and low predicted risk, out of fold."""
-    from benchmarks.tasks.surv import simulated
-    from past_surv.figures.curves import draw_curves
+    """High and low predicted risk, out of fold: the last panel of the picture `survival`."""
+    from PIL import Image
 
-    report, _, _ = simulated("full")
-    split = next(s for s in report.splits if (s.split, s.encoder, s.system) == ("pooled", "demo", "mcat"))
-    draw_curves(axis, split)
+    from benchmarks.pictures.catalogue import FOLDER, ROOT
+
+    picture = Image.open(ROOT / FOLDER / "survival.png").convert("RGB")
+    width, height = picture.size
+    left, top = round(PANEL[0] * width), round(PANEL[1] * height)
+    axis.imshow(np.asarray(picture.crop((left, top, width, height))), interpolation="lanczos")
     axis.set_title("survival: MCAT, out of fold", fontsize=9, pad=3)
+    axis.set_axis_off()
 
 
 def _stain(axes: "list[Axes]") -> None:
