@@ -116,7 +116,6 @@ def epochs(data: SurvivalDataModule, folder: Path, count: int, checkpoint: Path 
     return task
 
 
-@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no `validation_step`")
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_epochs_differ_and_are_the_same_after_a_restart(made: Path, tmp_path: Path, num_workers: int) -> None:
     options = {"batch_size": 4, "max_patches": 3, "seed": 7}

@@ -1,6 +1,7 @@
 """Folds of a cohort: published split files, or folds made here whose sites do not straddle."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,9 +104,12 @@ def site_folds(cohort: Cohort, *, folds: int = 5, seed: int = 0) -> list[Fold]:
             f"{cohort.name}: {len(np.unique(site))} {'sites' if by_site else 'patients'} for {folds} folds"
         )
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    made = [
-        Fold(name=str(number), train=train, test=test)
-        for number, (train, test) in enumerate(splitter.split(site, cohort.event, site))
-    ]
+    with warnings.catch_warnings():
+        # Of fewer patients alive, or deaths, than folds: what that leads to is checked below.
+        warnings.filterwarnings("ignore", message="The least populated class in y")
+        made = [
+            Fold(name=str(number), train=train, test=test)
+            for number, (train, test) in enumerate(splitter.split(site, cohort.event, site))
+        ]
     check_folds(made, cohort)
     return made
