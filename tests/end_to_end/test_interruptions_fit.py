@@ -15,9 +15,7 @@ MODULES = ("past_core.training.lightning_cli", "past_core.pretrain", "past_core.
 
 
 # test_resume kills at one moment in CI.
-@pytest.mark.skipif(
-    not MOMENTS, reason="a minute; PAST_FAULTS=2 or more kills it so often"
-)
+@pytest.mark.skipif(not MOMENTS, reason="a minute; PAST_FAULTS=2 or more kills it so often")
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_equal_bits(tiny_slides: Sequence[Path], tmp_path: Path) -> None:
     """`--ckpt_path auto` after every kill; whatever `last.ckpt` is there then can be loaded."""

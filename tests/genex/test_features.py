@@ -1,6 +1,7 @@
 """Features of slides: the encoder's own vectors, made once, kept, and made again when damaged."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,16 @@ def test_other_encoders_slides_and_cells_are_kept_apart(slide, demo, tiny_slides
     fewer.rows = fewer.rows[5:]
     np.testing.assert_allclose(slide_features(fewer, demo, cache=tmp_path), first[5:], atol=1e-5)
     assert len(kept(tmp_path)) == 4
+
+
+def test_ranks_with_one_empty_cache_share_the_work_of_one(slide, demo, tmp_path: Path) -> None:
+    """As several ranks of a training do: whoever comes second waits for the first."""
+    encoders = [Counting(demo), Counting(demo)]
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda encoder: slide_features(slide, encoder, cache=tmp_path), encoders)
+    assert np.array_equal(first, second)
+    assert sorted(encoder.seen for encoder in encoders) == [0, slide.n_cells]
+    assert len(kept(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("damage", ["truncated", "shape", "type", "empty", "text"])

@@ -39,6 +39,10 @@ class PartialError(PastError, OSError):
     """Another run writes the same output, or what is done cannot be kept beside it."""
 
 
+class PartialBusyError(PartialError):
+    """Another run is making the same."""
+
+
 class Vectors:
     """Vectors that are made batch by batch, and survive a kill where they have a file.
 
@@ -124,7 +128,8 @@ def partial_vectors(output: str | Path | None, key: Mapping[str, Any], n: int, d
         dim: their length.
 
     Raises:
-        PartialError: another run is making the same, or the disk is full; what was kept until then is whole.
+        PartialBusyError: another run is making the same.
+        PartialError: the disk is full; what was kept until then is whole.
     """
     if output is None:
         yield Vectors(n, dim)
@@ -135,7 +140,7 @@ def partial_vectors(output: str | Path | None, key: Mapping[str, Any], n: int, d
     head = _MAGIC + digest.digest()
     with _explained(output), _opened(path) as file:
         if not try_lock(file.fileno()):
-            raise PartialError(
+            raise PartialBusyError(
                 f"{output}: another run is making this output; wait for it or choose another name"
             )
         vectors = Vectors(n, dim, file)

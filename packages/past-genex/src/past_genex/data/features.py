@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from past_core.atomic import replacing
 from past_core.embed.output import EmbedError
-from past_core.embed.partial import sweep
+from past_core.embed.partial import PartialBusyError, sweep
 from past_core.foreign.arrays import open_npy
 from past_core.foreign.errors import ForeignError
 from past_core.slides.identity import source_key
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 
 CELLS_AT_A_TIME = 4
 """Transcriptomes embedded at a time, in batches of patches: they are the smaller."""
+
+POLL_SECONDS = 0.5
+"""Between looks at what another process makes."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of cells done since the last call, and their number in all."""
@@ -57,7 +61,7 @@ def slide_features(
 
     Raises:
         EmbedError: a vector that is not finite, with the encoder and the cell.
-        PartialError: another run makes the same.
+        PartialError: the disk is full.
     """
     from past_core.embed.vectors import embed_patches
 
@@ -100,7 +104,7 @@ def joint_features(
     Raises:
         VocabularyError: the encoder knows none of the slide's genes.
         EmbedError: a vector that is not finite in part, or all of them.
-        PartialError: another run makes the same.
+        PartialError: the disk is full.
     """
     from past_core.embed.vectors import embed_counts
 
@@ -132,7 +136,7 @@ def _kept(
     progress: Progress | None,
     make: Callable[[Path, Callable[[int], None]], np.ndarray],
 ) -> np.ndarray:
-    """What is in the cache under a key, made where it is not."""
+    """What is in the cache under a key, made where it is not; what another process makes is waited for."""
     key = {
         **key,
         "source": source_key(slide.store.path),
@@ -142,13 +146,23 @@ def _kept(
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     path = cache_folder(cache) / "genex" / "features" / f"{digest[:32]}.npy"
     shape = (slide.n_cells, dim)
-    found = _read(path, shape)
-    if found is not None:
-        if progress is not None:
-            progress(slide.n_cells, slide.n_cells)
-        return found
     report = (lambda done: progress(done, slide.n_cells)) if progress else (lambda done: None)
-    made = make(path, report)
+    waited = False
+    while True:
+        found = _read(path, shape)
+        if found is not None:
+            if progress is not None:
+                progress(slide.n_cells, slide.n_cells)
+            return found
+        try:
+            made = make(path, report)
+            break
+        except PartialBusyError:
+            # Another rank of this training, or another run; were it killed, this one would go on instead.
+            if not waited:
+                logger.info("%s: another process makes these features; waiting for them", path)
+            waited = True
+            time.sleep(POLL_SECONDS)
     with replacing(path) as temporary:
         np.save(temporary, made)
     sweep(path)
