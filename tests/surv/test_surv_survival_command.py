@@ -193,6 +193,8 @@ def test_demo_is_the_embedded_cohort_with_its_bags(tmp_path: Path, monkeypatch: 
         "joined": [], "systems": None, "encoders": [], "splits": None, "folds": 3, "seeds": 1,
         "groups": None, "vectors": None, "options": [],
     }  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()  # as `past demo demo` leaves it: no cohort table
     matrix = matrix_of([Path("demo")], **given)
     assert [source.name for source in matrix.cohorts] == ["demo"]
     assert matrix.encoders == {"demo": folder}

@@ -52,7 +52,7 @@ def matrix_of(
     made: dict[str, Any] = {"splits": splits, "folds": folds}
     sources, folders = [], {}
     for table in tables:
-        if str(table) == DEMO and not table.exists():
+        if str(table) == DEMO and not table.is_file():  # `past demo demo` makes a folder of that name
             cohort, own_groups, bags = _demo(without_bags=bool(encoders))
             sources.append(cohort_source([cohort], name=DEMO, **made))
             groups, folders = groups or own_groups, bags
