@@ -42,7 +42,7 @@ TASK = Task(
     ),
     plot=Plot("seconds"),
     note="Pages that speak of the reader's own files are run on stand-ins of the same names, and trainings "
-    "of the front page are cut short; `details` of the result lists both, and what was not run.",
+    "on the embedded data are cut short; `details` of the result lists both, and what was not run.",
 )
 
 COLUMNS = ["guide", "commands", "run", "not run", "seconds"]
