@@ -1,11 +1,15 @@
 """Fixtures that every test room shares."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from made_faults import Verbs
 
 # One thread for each of pytest's processes: two that share cores wait for each other in every parallel loop.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +28,23 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real data not found at {path}; set PAST_SHARED_DATA")
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a module's own."""
+    return tmp_path_factory.mktemp("folder")
+
+
+@pytest.fixture(scope="module")
+def verbs(request: pytest.FixtureRequest, folder: Path) -> Iterator["Verbs"]:
+    """Runs `past` with faults, with a cache of its own and what the module names in `MODULES` imported."""
+    from made_faults import serving
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAST_CACHE", str(folder / "cache"))
+        with serving(folder / "server", *request.module.MODULES) as server:
+            yield server
 
 
 @pytest.fixture(scope="session")

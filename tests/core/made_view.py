@@ -1,5 +1,7 @@
 """A slide for tests of the view: cells of known outlines, some of which fail QC, on a smooth image."""
 
+import http.client
+
 import geopandas as gpd
 import numpy as np
 import pandas as pd
@@ -9,6 +11,7 @@ from made_slides import made_slide
 from scipy.sparse import csr_matrix
 
 from past_core.ingest.write import SlideData
+from past_core.view.server import ViewServer
 
 HEIGHT, WIDTH, STEP, GENES = 1300, 1100, 40, 30
 
@@ -58,3 +61,16 @@ def view_slide(seed: int = 0) -> SlideData:
         cell_boundaries=gpd.GeoDataFrame(geometry=polygons, index=ids),
         nucleus_boundaries=gpd.GeoDataFrame(geometry=nuclei, index=ids),
     )
+
+
+def ask(
+    server: ViewServer, target: str, *, method: str = "GET", body: bytes | None = None, **headers: str
+) -> tuple[int, bytes, dict[str, str]]:
+    """Asks as it is told: nothing of the target is tidied up on the way."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection._validate_path = lambda _: None  # the target is what is tested
+    connection.request(method, target, body=body, headers=headers)
+    reply = connection.getresponse()
+    content = reply.read(), dict(reply.getheaders())
+    connection.close()
+    return reply.status, *content

@@ -9,11 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from made_hostile import DEEP, KINDS, damaged, refused, settled
 from PIL import Image
 
+from made_hostile import DEEP, fuzz, refused
 from past_core.checkpoint.content import open_checkpoint
 from past_core.embed.sheet import read_sheet
 from past_core.foreign.tables import read_csv
@@ -165,18 +163,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("parser", PARSERS)
 def test_damage_ends_in_a_named_error_or_is_read(parser: str, folder: Path) -> None:
     suffix, make, read = PARSERS[parser]
-    content = make()
-    path = folder / f"damaged{suffix}"
-
-    @settings(max_examples=30, suppress_health_check=list(HealthCheck))
-    @given(st.sampled_from(KINDS), st.lists(st.floats(0, 1), min_size=1, max_size=6), st.integers(0, 255))
-    def damage(kind: str, places: list[float], value: int) -> None:
-        path.unlink(missing_ok=True)  # maps of the one before stay what they were
-        path.write_bytes(damaged(content, kind, places, value))
-        error = settled(lambda: read(path))
-        assert error is None or path.name in str(error), f"names no file: {error}"
-
-    damage()
+    fuzz(folder / f"damaged{suffix}", make(), read, named=True)
 
 
 @pytest.mark.filterwarnings("ignore")

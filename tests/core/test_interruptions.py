@@ -1,7 +1,6 @@
 """Ingest, embed and export, interrupted in every way: absent or whole, and the rerun finishes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import anndata as ad
@@ -11,7 +10,7 @@ from made_bundles import made_bundle
 from made_models import made_checkpoint
 from made_slides import made_slide
 
-from made_faults import MOMENTS, Case, Trial, Verbs, serving
+from made_faults import MOMENTS, Case, Trial, Verbs
 from past_core.checkpoint import save_checkpoint
 from past_core.ingest.store import SlideStore
 from past_core.ingest.write import write_store
@@ -25,17 +24,6 @@ MODULES = (
     "past_core.embed",
     "past_core.encoders",
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("interruptions")
-
-
-@pytest.fixture(scope="module")
-def verbs(folder: Path) -> Iterator[Verbs]:
-    with serving(folder / "server", *MODULES) as server:
-        yield server
 
 
 def slide_content(out: Path) -> dict | None:

@@ -1,6 +1,5 @@
 """The local page's server: what it answers, and what it refuses."""
 
-import http.client
 import io
 import json
 import socket
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_buckets import serving
-from made_view import HEIGHT, WIDTH, view_slide
+from made_view import HEIGHT, WIDTH, ask, view_slide
 from PIL import Image
 
 from past_core.ingest.store import SlideStore
@@ -42,19 +41,6 @@ def server(path: Path) -> Iterator[ViewServer]:
         yield server
         server.shutdown()
         thread.join()
-
-
-def ask(
-    server: ViewServer, target: str, *, method: str = "GET", body: bytes | None = None, **headers: str
-) -> tuple[int, bytes, dict[str, str]]:
-    """Asks as it is told: nothing of the target is tidied up on the way."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
-    connection._validate_path = lambda _: None  # the target is what is tested
-    connection.request(method, target, body=body, headers=headers)
-    reply = connection.getresponse()
-    content = reply.read(), dict(reply.getheaders())
-    connection.close()
-    return reply.status, *content
 
 
 def raw(server: ViewServer, request: bytes) -> bytes:

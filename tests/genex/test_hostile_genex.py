@@ -1,7 +1,6 @@
 """Probes, predictions, statistics, tables of cells and lists of genes that are damaged or hostile."""
 
 import json
-import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,10 +9,9 @@ import h5py
 import numpy as np
 import pytest
 import zarr
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
+from made_hostile import Touch, fuzz
 from past_core.errors import PastError
 from past_core.slides import open_slide
 from past_genex.clusters.prediction import read_predicted
@@ -47,19 +45,7 @@ def test_damaged_tables_of_cells(suffix: str, slide, tmp_path: Path) -> None:
     path = tmp_path / f"damaged{suffix}"
     content = TABLES[suffix]
 
-    @settings(max_examples=40, suppress_health_check=list(HealthCheck))
-    @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
-    def damage(places: list[tuple[float, int]], cut: bool) -> None:
-        changed = bytearray(content)
-        for place, value in places:
-            changed[min(int(place * len(content)), len(content) - 1)] = value
-        path.write_bytes(changed[: int(places[0][0] * len(content))] if cut else changed)
-        try:
-            listed_cells(slide, path)
-        except PastError as error:
-            assert path.name in str(error)  # noqa: PT017
-
-    damage()
+    fuzz(path, content, lambda file: listed_cells(slide, file), named=True)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".geojson", ".parquet"])
@@ -68,16 +54,6 @@ def test_other_content_is_no_table_of_cells(suffix: str, content: bytes, slide, 
     (tmp_path / f"other{suffix}").write_bytes(content)
     with pytest.raises(PastError, match="other"):
         listed_cells(slide, tmp_path / f"other{suffix}")
-
-
-class Touch:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = str(marker)
-
-    def __reduce__(self) -> tuple:
-        return os.system, (f"touch '{self.marker}'",)
 
 
 def test_no_code_is_run(tmp_path: Path) -> None:

@@ -2,14 +2,14 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from made_faults import MOMENTS, Case, Trial, Verbs, serving
+from made_faults import MOMENTS, Case, Trial, Verbs
 from past_genex.data.slides import ExpressionSlide
 from past_genex.predict import read_prediction
 
@@ -26,19 +26,6 @@ MODULES = (
     "past_genex.probe.files",
     "past_genex.systems.registry",
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("interruptions")
-
-
-@pytest.fixture(scope="module")
-def verbs(folder: Path) -> Iterator[Verbs]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PAST_CACHE", str(folder / "cache"))
-        with serving(folder / "server", *MODULES) as server:
-            yield server
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,8 @@ import pandas as pd
 import pytest
 import torch
 import zarr
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from made_hostile import Touch, fuzz
 from past_core.errors import PastError
 from past_surv.commands.vectors import read_ids
 from past_surv.data.bags import read_bag
@@ -101,20 +100,7 @@ def test_damage_ends_in_a_named_error_or_is_read(parser: str, tmp_path: Path) ->
     path = tmp_path / f"damaged{suffix}"
     content = made(parser, path)
 
-    @settings(max_examples=30, suppress_health_check=list(HealthCheck))
-    @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=6), st.booleans())
-    def damage(places: list[tuple[float, int]], cut: bool) -> None:
-        changed = bytearray(content)
-        for place, value in places:
-            changed[min(int(place * len(content)), len(content) - 1)] = value
-        path.unlink(missing_ok=True)  # maps of the one before stay what they were
-        path.write_bytes(changed[: int(places[0][0] * len(content))] if cut else changed)
-        try:
-            read(path)
-        except PastError as error:
-            assert "Traceback" not in str(error)  # noqa: PT017
-
-    damage()
+    fuzz(path, content, read)
 
 
 @pytest.mark.parametrize("parser", PARSERS)
@@ -127,16 +113,6 @@ def test_other_content_is_refused(parser: str, content: bytes, tmp_path: Path) -
     path.write_bytes(content)
     with pytest.raises(PastError):
         read(path)
-
-
-class Touch:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = str(marker)
-
-    def __reduce__(self) -> tuple:
-        return os.system, (f"touch '{self.marker}'",)
 
 
 def test_no_bag_runs_code(tmp_path: Path) -> None:

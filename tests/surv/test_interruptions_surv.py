@@ -1,6 +1,5 @@
 """`past bags` and `past survival`, interrupted in every way: whole files only, and the rerun finishes."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -10,7 +9,7 @@ import pytest
 from test_surv_bags_command import draw_slide
 from test_surv_survival_command import written
 
-from made_faults import Case, Trial, Verbs, serving
+from made_faults import Case, Trial, Verbs
 from past_surv.data.bags import read_bag
 
 MODULES = (
@@ -30,17 +29,6 @@ MODULES = (
     "past_surv.systems.cox",
 )
 TABLES = ("predictions.csv", "scores.csv", "summary.csv", "comparisons.csv", "kaplan.csv", "curves.csv")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("interruptions")
-
-
-@pytest.fixture(scope="module")
-def verbs(folder: Path) -> Iterator[Verbs]:
-    with serving(folder / "server", *MODULES) as server:
-        yield server
 
 
 def bags_content(out: Path) -> dict | None:

@@ -1,7 +1,6 @@
 """`past stain` and `past hscore`, interrupted in every way: absent or whole, and the rerun finishes."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +9,7 @@ import tifffile
 import torch
 from made_stainer import draw_slide, write_slide
 
-from made_faults import MOMENTS, Case, Trial, Verbs, serving
+from made_faults import MOMENTS, Case, Trial, Verbs
 from past_vihc.files import GeneratorInfo, save_generator
 from past_vihc.hscore.output import FILES
 from past_vihc.models.generator import FiLMGenerator
@@ -26,17 +25,6 @@ MODULES = (
     "past_vihc.wsi.output",
     "past_vihc.wsi.stainer",
 )
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("interruptions")
-
-
-@pytest.fixture(scope="module")
-def verbs(folder: Path) -> Iterator[Verbs]:
-    with serving(folder / "server", *MODULES) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

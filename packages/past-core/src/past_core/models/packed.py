@@ -83,8 +83,13 @@ def can_pack(attention: nn.MultiheadAttention, device: torch.device, *, training
 
 
 @functools.cache
+@torch.inference_mode(False)
+@torch.enable_grad()
 def spans_work(device: torch.device) -> bool:
-    """Whether `attend_spans` gives there what ordinary attention gives, and its gradient."""
+    """Whether `attend_spans` gives there what ordinary attention gives, and its gradient.
+
+    Asked first while nothing is trained, it is tried with gradients all the same: the answer is kept.
+    """
     generator = torch.Generator().manual_seed(0)
     ends = [0, 5, 69, 72]
     drawn = torch.randn(4, ends[-1], 2, 32, generator=generator)
@@ -95,9 +100,7 @@ def spans_work(device: torch.device) -> bool:
             query, key, value, Spans(torch.tensor(ends, dtype=torch.int32, device=device), 64)
         )
         parts = [
-            F.scaled_dot_product_attention(
-                *(x[start:stop].transpose(0, 1) for x in (query, key, value))
-            ).transpose(0, 1)
+            F.scaled_dot_product_attention(*(x[start:stop].transpose(0, 1) for x in inputs)).transpose(0, 1)
             for start, stop in pairwise(ends)
         ]
         ordinary = torch.cat(parts)

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from past_core.errors import PastError
 
@@ -117,6 +119,28 @@ def damaged(content: bytes, kind: str, places: Sequence[float], value: int) -> b
 
 
 KINDS = ("flip", "truncate", "drop", "repeat", "append")
+
+
+def fuzz(path: Path, content: bytes, read: Callable[[Path], object], *, named: bool = False) -> None:
+    """Damages a good file in every way: reading it gives a named error, or a result.
+
+    Args:
+        path: where the damaged file is written.
+        content: of the good one.
+        read: what reads it.
+        named: whether every error names the file.
+    """
+
+    @settings(max_examples=30, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(KINDS), st.lists(st.floats(0, 1), min_size=1, max_size=6), st.integers(0, 255))
+    def damage(kind: str, places: list[float], value: int) -> None:
+        path.unlink(missing_ok=True)  # maps of the one before stay what they were
+        path.write_bytes(damaged(content, kind, places, value))
+        error = settled(lambda: read(path))
+        assert error is None or not named or path.name in str(error), f"names no file: {error}"
+
+    damage()
+
 
 # --- TIFF ---------------------------------------------------------------------------------
 
