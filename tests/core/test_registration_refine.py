@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from made_registered import SIZE_UM, bulge, grid_um, he_of, made_bundle, shifted, truth_of, without_masks
 
-from past_core.ingest.quality.pixels import ArraySlide
 from past_core.registration import nuclei_points
 from past_core.registration.boundaries import outlines_in
 from past_core.registration.combine import combine
@@ -20,6 +19,7 @@ from past_core.registration.report import pairs_um
 from past_core.registration.search import Affine
 from past_core.registration.windows import choose_windows
 from past_core.slides import open_slide
+from past_core.slides.arrays import ArraySlide
 
 
 @pytest.fixture(scope="module")

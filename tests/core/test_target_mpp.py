@@ -16,9 +16,10 @@ from made_slides import made_slide
 from past_core.cli import past_main
 from past_core.ingest.checks import SlideDataError
 from past_core.ingest.store import SlideStore
-from past_core.ingest.target import ArraySlide, to_resolution
+from past_core.ingest.target import to_resolution
 from past_core.ingest.write import write_store
 from past_core.slides import SlideError, open_slide
+from past_core.slides.arrays import ArraySlide
 from past_core.slides.resampled import ResampledSlide
 
 HEIGHT, WIDTH = 1200, 1500

@@ -11,26 +11,10 @@ from past_core.ingest.checks import SlideDataError
 from past_core.ingest.hest import COLUMN_PAIRS
 from past_core.ingest.write import SlideData
 from past_core.slides import Slide
+from past_core.slides.arrays import ArraySlide
 from past_core.slides.resampled import ResampledSlide
 
 logger = logging.getLogger(__name__)
-
-
-class ArraySlide(Slide):
-    """An image in memory, or sliced like one, as a slide of one level.
-
-    Args:
-        image: (3, H, W) uint8; anything whose slices `[:, y0:y1, x0:x1]` become arrays (numpy, dask, zarr).
-        mpp: µm per pixel.
-        name: for messages.
-    """
-
-    def __init__(self, image: Any, mpp: float, name: str) -> None:
-        super().__init__(name, [(int(image.shape[1]), int(image.shape[2]))], mpp)
-        self._image = image
-
-    def _read(self, level: int, y: int, x: int, height: int, width: int) -> np.ndarray:
-        return np.ascontiguousarray(self._image[:, y : y + height, x : x + width])
 
 
 def to_resolution(data: SlideData, mpp: float) -> SlideData:

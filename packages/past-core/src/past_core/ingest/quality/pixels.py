@@ -9,28 +9,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from past_core.slides import Slide, View
+from past_core.slides.arrays import ArraySlide
 
 TILE = 1024
 """Side of a tile in pixels of the view."""
 
 Result = TypeVar("Result")
-
-
-class ArraySlide(Slide):
-    """An array (3, H, W) uint8 (numpy, dask, zarr), seen as a slide of one level.
-
-    Args:
-        pixels: anything whose slices `[:, y0:y1, x0:x1]` become arrays.
-        mpp: µm per pixel.
-        name: for messages.
-    """
-
-    def __init__(self, pixels: Any, *, mpp: float, name: str = "image") -> None:
-        super().__init__(name, [(int(pixels.shape[1]), int(pixels.shape[2]))], mpp)
-        self._pixels = pixels
-
-    def _read(self, level: int, y: int, x: int, height: int, width: int) -> np.ndarray:
-        return np.array(self._pixels[:, y : y + height, x : x + width])
 
 
 def as_slide(image: Any, *, mpp: float, name: str = "image") -> Slide:
