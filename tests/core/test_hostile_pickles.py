@@ -7,9 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from made_hostile import Touch, pickles, refused
 from PIL import Image
 
+from made_hostile import Touch, pickles, refused
 from past_core.checkpoint import load_checkpoint
 from past_core.embed.output import read_manifest
 from past_core.encoders import load_image_encoder
