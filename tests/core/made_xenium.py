@@ -59,7 +59,8 @@ def same_outlines(left, right, found, expected, atol_px: float) -> None:
         return
     assert len(left) == len(right)
     ordered = []
-    for outlines, slide in ((left, found), (right, expected)):
+    for rings, slide in ((left, found), (right, expected)):
+        outlines = rings.to_geodataframe()
         owner = outlines.get("cell_id", outlines.index)
         row = slide.table.obs_names.get_indexer(pd.Index(owner).astype(str))
         assert (row >= 0).all()

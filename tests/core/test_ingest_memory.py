@@ -1,14 +1,19 @@
 """Image work of ingest goes tile by tile: no window grows with the slide, and no pixel is read twice."""
 
 import threading
+import weakref
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
 from made_slides import made_slide
+from scipy.sparse import random_array
 
-from past_core.ingest import pyramid
-from past_core.ingest.checks import SlideDataError
+from past_core.ingest import checks, pyramid
+from past_core.ingest.checks import SlideDataError, cell_totals, whole_counts
 from past_core.ingest.pyramid import TILE, level_shapes, write_pyramid
 from past_core.ingest.store import SlideStore
 from past_core.ingest.write import write_store
@@ -129,3 +134,56 @@ def test_a_store_is_written_without_a_window_above_one_tile(tmp_path):
     assert sum(areas) == 3 * 2300 * 4200
     assert [(level.height, level.width) for level in store.levels] == level_shapes(2300, 4200)
     np.testing.assert_array_equal(store.read(0, 2000, 2000, 300, 300), image[:, 2000:2300, 2000:2300])
+
+
+# --- cells ---------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 40), st.integers(1, 30), st.integers(1, 11), st.integers(0, 2**32))
+def test_totals_of_some_cells_at_a_time(cells, genes, step, seed):
+    rng = np.random.default_rng(seed)
+    dense = rng.poisson(0.5, (cells, genes)).astype(np.int32)
+    matrix = checks.csr_matrix(dense)
+    matrix.data[::3] = 0  # stored, and yet nothing
+    expected = matrix.toarray()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "STEP", step)
+        sums, found = cell_totals(matrix)
+    np.testing.assert_array_equal(sums, expected.sum(axis=1))
+    np.testing.assert_array_equal(found, (expected > 0).sum(axis=1))
+
+
+def test_counts_are_copied_only_where_they_have_to_be_changed():
+    matrix = checks.csr_matrix(random_array((30, 20), density=0.3, rng=0, dtype=np.float64).tocsr())
+    matrix.data = np.ceil(matrix.data * 9)
+    ids = pd.RangeIndex(30), pd.RangeIndex(20)
+    whole = whole_counts(matrix, "slide", *ids)
+    assert whole.dtype == np.int32
+    assert not np.shares_memory(whole.indices, matrix.indices)
+    again = whole_counts(whole, "slide", *ids)
+    assert np.shares_memory(again.data, whole.data)
+    assert np.shares_memory(again.indices, whole.indices)
+    shuffled = whole.copy()
+    shuffled.indices[: shuffled.indptr[1]] = shuffled.indices[: shuffled.indptr[1]][::-1].copy()
+    shuffled.data[: shuffled.indptr[1]] = shuffled.data[: shuffled.indptr[1]][::-1].copy()
+    shuffled.has_sorted_indices = shuffled.has_canonical_format = False
+    before = shuffled.indices.copy()
+    assert (whole_counts(shuffled, "slide", *ids) != whole).nnz == 0
+    np.testing.assert_array_equal(shuffled.indices, before)
+
+
+@pytest.mark.parametrize("consume", [True, False])
+def test_a_table_that_is_consumed_is_gone_while_pixels_are_written(tmp_path, consume):
+    slide = made_slide()
+    table, outlines = weakref.ref(slide.table), weakref.ref(slide.cell_boundaries)
+    seen = []
+    path = write_store(
+        slide,
+        tmp_path / "s.zarr",
+        consume=consume,
+        progress=lambda *_: seen.append((table() is None, outlines() is None)),
+    )
+    assert set(seen) == {(consume, consume)}
+    assert (
+        SlideStore(path).counts != SlideStore(write_store(made_slide(), tmp_path / "t.zarr")).counts
+    ).nnz == 0

@@ -9,6 +9,9 @@ from scipy.sparse import csr_matrix, issparse
 
 from past_core.errors import PastError
 
+STEP = 2**16
+"""Cells whose counts are added up at a time."""
+
 
 class SlideDataError(PastError, ValueError):
     """The parts of a slide do not fit together or hold impossible values."""
@@ -49,6 +52,16 @@ def check_table(table: AnnData, name: str) -> csr_matrix:
     return whole_counts(table.X, name, table.obs_names, table.var_names)
 
 
+def cell_totals(counts: csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) int64 counts and genes of each cell; some cells at a time, for sums copy what they add up."""
+    sums, genes = np.zeros(counts.shape[0], np.int64), np.zeros(counts.shape[0], np.int64)
+    for start in range(0, counts.shape[0], STEP):
+        part = counts[start : start + STEP]
+        sums[start : start + STEP] = np.asarray(part.sum(axis=1, dtype=np.int64)).ravel()
+        genes[start : start + STEP] = np.asarray((part > 0).sum(axis=1)).ravel()
+    return sums, genes
+
+
 def whole_counts(matrix: Any, name: str, cells: pd.Index, genes: pd.Index) -> csr_matrix:
     """Turns a count matrix into canonical int32 CSR, refusing all but whole numbers from 0.
 
@@ -57,6 +70,9 @@ def whole_counts(matrix: Any, name: str, cells: pd.Index, genes: pd.Index) -> cs
         name: What to call the slide in a message.
         cells: (N,) ids for the message.
         genes: (G,) ids for the message.
+
+    Returns:
+        The counts; they share their memory with a matrix that is of this form already.
 
     Raises:
         SlideDataError: If a value is NaN, infinite, negative, fractional or above 2**31 - 1.
@@ -74,6 +90,8 @@ def whole_counts(matrix: Any, name: str, cells: pd.Index, genes: pd.Index) -> cs
             f"gene {genes[counts.indices[place]]!r} in cell {cells[row]!r} (row {row}); raw counts "
             "are needed, not normalised or logarithmic values"
         )
+    if counts.dtype == np.int32 and counts.has_canonical_format and values.all():
+        return counts
     counts = counts.astype(np.int32, copy=True)
     counts.sum_duplicates()
     counts.eliminate_zeros()

@@ -129,6 +129,7 @@ def ingest_slide(request: IngestRequest, *, progress: Progress | None = None) ->
             overwrite=request.overwrite,
             k=request.k,
             quality=quality_of(request),
+            consume=True,
             progress=progress,
             **limit,
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 from past_core.ingest.checks import SlideDataError
 from past_core.ingest.hest import COLUMN_PAIRS
+from past_core.ingest.rings import Rings
 from past_core.ingest.write import SlideData
 from past_core.slides import Slide
 from past_core.slides.arrays import ArraySlide
@@ -74,6 +75,8 @@ def _table(table: Any, factor: float) -> Any:
 def _outlines(outlines: Any, factor: float) -> Any:
     if outlines is None or not len(outlines):
         return outlines
+    if isinstance(outlines, Rings):
+        return outlines.divided(factor)
     scaled = outlines.copy()
     scaled["geometry"] = outlines.geometry.scale(1 / factor, 1 / factor, origin=(0, 0))
     return scaled

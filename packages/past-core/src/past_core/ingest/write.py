@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 from past_core.atomic import exchange, sweep, writer
 from past_core.errors import PastError
 from past_core.ingest.blocks import BLOCK_SIZE, block_order
-from past_core.ingest.checks import SlideDataError, check_table
+from past_core.ingest.checks import SlideDataError, cell_totals, check_table
 from past_core.ingest.hashing import sha256
 from past_core.ingest.layout import FORMAT, IMAGE, TABLE, is_store
 from past_core.ingest.neighbors import set_neighbors
@@ -68,9 +68,10 @@ class SlideData:
         mpp: um per level-0 pixel.
         table: X raw counts (N, G); obs indexed by unique cell ids; var indexed by Ensembl id with `symbol`;
             obsm["spatial"] (N, 2) x, y. Known obs columns: cell_area_um2, nucleus_area_um2; others are kept.
-        cell_boundaries: GeoDataFrame of polygons indexed by cell id, or None: then circles stand for the
-            cells, of the area in `cell_area_um2`, else of 5 um radius.
-        nucleus_boundaries: GeoDataFrame of polygons with the column `cell_id`, or indexed by it; or None.
+        cell_boundaries: GeoDataFrame of polygons indexed by cell id, or `Rings`, or None: then circles stand
+            for the cells, of the area in `cell_area_um2`, else of 5 um radius.
+        nucleus_boundaries: GeoDataFrame of polygons with the column `cell_id`, or indexed by it; or `Rings`;
+            or None.
         patient: The patient, if known: slides of one patient never stand on both sides of a split.
         cancer_type: The cancer type, if known.
         assay: The assay's context token.
@@ -106,6 +107,7 @@ def write_store(
     block_size: int = BLOCK_SIZE,
     max_outside: float = MAX_OUTSIDE,
     quality: QualityOptions | None = None,
+    consume: bool = False,
     progress: Progress | None = None,
 ) -> Path:
     """Writes a slide store.
@@ -121,6 +123,8 @@ def write_store(
         block_size: Side of a block in level-0 pixels.
         max_outside: Largest share of cells outside the image.
         quality: Tests of quality control; by default those that are never off.
+        consume: `data` is not used again: its table is let go as soon as the store's own is made, its
+            outlines as soon as they are written, which halves the memory of many cells.
         progress: Called with image tiles written and tiles in all.
 
     Returns:
@@ -146,6 +150,9 @@ def write_store(
     counts = check_table(data.table, data.name)
     found, flags = _flags(data, counts, size, quality=quality, max_outside=max_outside)
     table, blocks = _prepare_table(data, counts, size, flags, block_size=block_size)
+    del counts
+    if consume:
+        data.table = table
     median = set_neighbors(table, mpp=data.mpp, k=k)
     manifest = {
         "format": FORMAT,
@@ -169,7 +176,7 @@ def write_store(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with renamed_when_complete(path, overwrite=overwrite) as partial:
-            _write_spatialdata(data, table, image, partial, manifest, progress=progress)
+            _write_spatialdata(data, table, image, partial, manifest, consume=consume, progress=progress)
     except OSError as error:
         if isinstance(error, PastError):
             raise
@@ -248,8 +255,7 @@ def _prepare_table(
         obs[column] = obs[column].astype(str)
     obs["cell_id"] = obs.index.to_numpy()
     obs["region"] = pd.Categorical([CELLS] * len(obs))
-    obs["n_counts"] = np.asarray(counts.sum(axis=1)).ravel().astype(np.int64)
-    obs["n_genes"] = np.diff(counts.indptr).astype(np.int64)
+    obs["n_counts"], obs["n_genes"] = cell_totals(counts)
     for column in flags:
         obs[column] = pd.Categorical(flags[column]) if column == "qc_reason" else flags[column].to_numpy()
     var = data.table.var.copy()
@@ -270,22 +276,31 @@ def _write_spatialdata(
     folder: Path,
     manifest: Mapping[str, Any],
     *,
+    consume: bool,
     progress: Progress | None,
 ) -> None:
     import dask.array as da
     from spatialdata import SpatialData
-    from spatialdata.models import Image2DModel, TableModel
+    from spatialdata.models import Image2DModel, ShapesModel, TableModel
     from spatialdata.transformations import Identity, Scale
 
     from past_core.ingest.outlines import cell_shapes, nucleus_shapes
+    from past_core.ingest.rings import RingShapes
 
     frames = {"global": Identity(), "microns": Scale([data.mpp, data.mpp], axes=("x", "y"))}
-    shapes = {
+    shapes: dict[str, Any] = {
         CELLS: cell_shapes(data.cell_boundaries, table, frames, mpp=data.mpp, radius_um=DEFAULT_RADIUS_UM)
     }
     if data.nucleus_boundaries is not None and len(data.nucleus_boundaries):
         shapes[NUCLEI] = nucleus_shapes(data.nucleus_boundaries, table, frames)
 
+    # Outlines of millions of cells are written part by part: their first row stands in for all.
+    streamed = {name: shape for name, shape in shapes.items() if isinstance(shape, RingShapes) and len(shape)}
+    shapes |= {
+        name: ShapesModel.parse(shape.frame(0, 1), transformations=dict(frames))
+        for name, shape in shapes.items()
+        if isinstance(shape, RingShapes)
+    }
     # SpatialData writes the image group with all its metadata around an empty stand-in, a pyramid of the same
     # depth whose levels halve exactly; the pixels are then streamed into it. Its own pyramids interpolate and
     # hold a graph of the whole image.
@@ -309,6 +324,12 @@ def _write_spatialdata(
             attrs={"past": dict(manifest)},
         )
         slide.write(folder, consolidate_metadata=False)
+        while streamed:
+            name, rings = streamed.popitem()
+            rings.write(folder / "shapes" / name / "shapes.parquet")
+            del rings
+        if consume:
+            data.cell_boundaries = data.nucleus_boundaries = None
         write_pyramid(image, folder / "images" / IMAGE, progress=progress)
         slide.write_consolidated_metadata()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 
+from past_core.ingest.rings import Rings
 from past_core.ingest.write import SlideData
 from past_core.ingest.xenium_alignment import Alignment
 from past_core.ingest.xenium_checks import FAR_UM, check_counts, check_outlines, locate
@@ -29,6 +30,8 @@ NUCLEUS_REACH = 3.0
 """How far a nucleus may lie from its cell's centroid, in radii of a disc of the cell's area."""
 CELL_REACH = 1.5
 """The same of the middle of a cell's outline."""
+STEP = 2**20
+"""Vertices that are carried to the H&E at a time."""
 
 DEGRADED = {
     "masks": "positions are the table's centroids",
@@ -152,10 +155,8 @@ def read_bundle(
         image=image,
         mpp=registered.mpp,
         table=table,
-        cell_boundaries=None
-        if outlines["cell_boundaries"] is None
-        else outlines["cell_boundaries"].shapes.set_index("cell_id"),
-        nucleus_boundaries=None if nuclei is None else nuclei.shapes,
+        cell_boundaries=None if outlines["cell_boundaries"] is None else outlines["cell_boundaries"].rings,
+        nucleus_boundaries=None if nuclei is None else nuclei.rings,
         patient=patient,
         cancer_type=cancer_type,
         assay="xenium",
@@ -242,15 +243,15 @@ def _warn_of_version(path: Path, archive: CellsZarr, experiment: Experiment) -> 
 
 
 class _Shapes(NamedTuple):
-    """Outlines as polygons, without their vertices, which take several times the memory.
+    """Outlines on the H&E.
 
     Attributes:
-        shapes: GeoDataFrame in H&E pixels with the column cell_id.
+        rings: In H&E pixels.
         owner: (P,) row of the table of cells.
         without_cell: Polygons that belong to no cell.
     """
 
-    shapes: pd.DataFrame
+    rings: Rings
     owner: np.ndarray
     without_cell: int
 
@@ -271,8 +272,8 @@ def _read_outlines(
         if path is not None:
             other, orphans = cells.attrs.get("aliases"), label == "nucleus_boundaries"
             outlines = read_outlines(path, cells.index, orphans=orphans, aliases=other)
-            check_outlines(outlines.vertices, positions_um, FAR_UM + reach * radius_um, cells.index, path)
-            if not outlines.vertices.empty:
+            check_outlines(outlines, positions_um, FAR_UM + reach * radius_um, cells.index, path)
+            if len(outlines):
                 found[label] = _shapes(outlines, cells.index, frame, pixel_size)
             del outlines  # not to be held while the next are read
     return found
@@ -346,12 +347,14 @@ def _observations(cells: pd.DataFrame, features: Features) -> pd.DataFrame:
 
 def _shapes(outlines: Outlines, cell_ids: pd.Index, frame: Alignment, pixel_size: float) -> _Shapes:
     """Outlines in H&E pixels."""
-    from past_core.ingest.outlines import polygons_from_vertices
-
-    vertices = outlines.vertices
-    polygon = vertices["polygon"].to_numpy()
-    first = np.concatenate([[True], polygon[1:] != polygon[:-1]])
-    owner = vertices["cell"].to_numpy()[first]
-    points = frame.to_image(vertices[["x", "y"]].to_numpy() / pixel_size)
-    shapes = polygons_from_vertices(polygon, points[:, 0], points[:, 1])
-    return _Shapes(shapes.assign(cell_id=cell_ids.to_numpy()[owner]), owner, outlines.without_cell)
+    points, start = outlines.points, outlines.start
+    ends = start[1:] - 1
+    still_open = np.flatnonzero((points[start[:-1]] != points[ends]).any(axis=1))
+    if still_open.size:  # closed here, as a polygon must be
+        points = np.insert(points, ends[still_open] + 1, points[start[:-1][still_open]], axis=0)
+        start = start + np.searchsorted(still_open, np.arange(len(start)))
+    placed = np.empty(points.shape, np.float64)
+    for at in range(0, len(points), STEP):
+        placed[at : at + STEP] = frame.to_image(points[at : at + STEP].astype(np.float64) / pixel_size)
+    rings = Rings(placed, start, cell_ids.to_numpy()[outlines.cell])
+    return _Shapes(rings, outlines.cell, outlines.without_cell)

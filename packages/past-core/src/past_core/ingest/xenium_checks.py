@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from past_core.ingest.checks import cell_totals
 from past_core.ingest.xenium_files import BundleError
 from past_core.ingest.xenium_masks import MaskCentroids
+from past_core.ingest.xenium_outlines import Outlines
 
 logger = logging.getLogger(__name__)
 
@@ -161,12 +163,12 @@ def _same_areas(
 
 
 def check_outlines(
-    vertices: pd.DataFrame, positions_um: np.ndarray, reach_um: np.ndarray, cell_ids: pd.Index, path: Path
+    outlines: Outlines, positions_um: np.ndarray, reach_um: np.ndarray, cell_ids: pd.Index, path: Path
 ) -> None:
     """Refuses outlines that lie elsewhere than their cells.
 
     Args:
-        vertices: polygon, cell, x, y of a boundary table.
+        outlines: Of a boundary table.
         positions_um: (N, 2) the cells' centroids.
         reach_um: (N,) how far an outline's middle may lie from its cell's centroid.
         cell_ids: (N,) ids for the message.
@@ -175,22 +177,20 @@ def check_outlines(
     Raises:
         BundleError: More than `MAX_WRONG` of them do.
     """
-    if vertices.empty:
+    if not len(outlines):
         return
-    middle = vertices.groupby("polygon", sort=False).agg(
-        cell=("cell", "first"), x0=("x", "min"), x1=("x", "max"), y0=("y", "min"), y1=("y", "max")
-    )
-    cell = middle["cell"].to_numpy()
-    xy = np.column_stack([middle["x0"] + middle["x1"], middle["y0"] + middle["y1"]]) / 2
+    cell, first = outlines.cell, outlines.start[:-1]
+    low, high = (extreme.reduceat(outlines.points, first, axis=0) for extreme in (np.minimum, np.maximum))
+    xy = (low.astype(np.float64) + high) / 2
     apart = np.hypot(*(xy - positions_um[cell]).T)
     wrong = np.flatnonzero(apart > reach_um[cell])
-    if len(wrong) > MAX_WRONG * len(middle):
-        first = wrong[0]
+    if len(wrong) > MAX_WRONG * len(cell):
+        row = wrong[0]
         swapped = np.hypot(*(xy[:, ::-1] - positions_um[cell]).T) <= reach_um[cell]
         hint = "; x and y are swapped" if swapped[wrong].mean() > 0.9 else ""
         raise BundleError(
-            f"{path}: {len(wrong)} of {len(middle)} outlines lie elsewhere than their cells, first that of "
-            f"{cell_ids[cell[first]]!r}, {apart[first]:.1f} µm away{hint}. Copy the file again, or leave it "
+            f"{path}: {len(wrong)} of {len(cell)} outlines lie elsewhere than their cells, first that of "
+            f"{cell_ids[cell[row]]!r}, {apart[row]:.1f} µm away{hint}. Copy the file again, or leave it "
             "out: the slide is then read without these outlines"
         )
 
@@ -204,7 +204,7 @@ def check_counts(counts: csr_matrix, cells: pd.DataFrame, cells_path: Path, matr
     if "transcript_counts" not in cells:
         return 0
     stated = cells["transcript_counts"].to_numpy()
-    found = np.asarray(counts.sum(axis=1, dtype=np.int64)).ravel()
+    found = cell_totals(counts)[0]
     wrong = np.flatnonzero(np.isfinite(stated) & (found != stated))
     if len(wrong) > MAX_WRONG * len(cells):
         row = wrong[0]

@@ -1,6 +1,7 @@
 """Reads columns of a bundle's tables, parquet or CSV, by name."""
 
 import gzip
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ from past_core.ingest.xenium_files import BundleError, named_after, require_file
 
 UNASSIGNED = ("UNASSIGNED", "-1", "")
 """How versions spell that a row belongs to no cell."""
+ROWS = 2**20
+"""Rows of a parquet file that are read at a time."""
 BLOCK = 2**24
 """Bytes of text that are parsed at a time."""
 
@@ -20,7 +23,15 @@ BLOCK = 2**24
 def read_table(
     path: Path, what: str, *, required: tuple[str, ...], optional: tuple[str, ...] = (), max_rows: int
 ) -> pa.Table:
-    """Reads columns of a parquet file or a CSV (`.csv.gz`, `.csv`) by name.
+    """Reads columns of a parquet file or a CSV (`.csv.gz`, `.csv`) by name; see `read_batches`."""
+    schema, batches = read_batches(path, what, required=required, optional=optional, max_rows=max_rows)
+    return pa.Table.from_batches(list(batches), schema=schema)
+
+
+def read_batches(
+    path: Path, what: str, *, required: tuple[str, ...], optional: tuple[str, ...] = (), max_rows: int
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Reads columns of a parquet file or a CSV (`.csv.gz`, `.csv`) by name, some rows at a time.
 
     Args:
         path: The file.
@@ -29,27 +40,43 @@ def read_table(
         optional: Columns that are read where they exist.
         max_rows: More rows than this are taken for a damaged file, before they are read.
 
+    Returns:
+        The columns that are read, and their rows, which are read when asked for.
+
     Raises:
         BundleNotFoundError: The file is not there.
-        BundleError: Damaged or truncated, without a column, or of more rows than it can have.
+        BundleError: Damaged or truncated, without a column, or of more rows than it can have; also while the
+            rows are read.
     """
     require_file(path, what)
-    if path.suffix == ".parquet":
-        with named_after(path, "a whole parquet file"), pq.ParquetFile(path) as file:
-            columns = _present(path, file.schema_arrow.names, what, required, optional)
-            rows = file.metadata.num_rows
-            if not 0 <= rows <= max_rows:
-                raise BundleError(f"{path} claims {rows} rows, expected at most {max_rows}: {what}")
-            return file.read(columns=columns, use_threads=False)
-    with named_after(path, "a whole CSV table"):
-        return _read_csv(path, what, required, optional, max_rows)
+    read = _parquet if path.suffix == ".parquet" else _csv
+    found = read(path, what, required, optional, max_rows)
+    schema = next(found)
+    return schema, found
 
 
-def _read_csv(
+def _parquet(
     path: Path, what: str, required: tuple[str, ...], optional: tuple[str, ...], max_rows: int
-) -> pa.Table:
-    """In blocks, so that a file that unpacks to far more than it can hold is given up early."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as text:
+) -> Iterator[pa.Schema | pa.RecordBatch]:
+    """The schema of the columns, then the rows."""
+    with named_after(path, "a whole parquet file"), pq.ParquetFile(path) as file:
+        columns = _present(path, file.schema_arrow.names, what, required, optional)
+        rows = file.metadata.num_rows
+        if not 0 <= rows <= max_rows:
+            raise BundleError(f"{path} claims {rows} rows, expected at most {max_rows}: {what}")
+        yield pa.schema([file.schema_arrow.field(column) for column in columns])
+        for batch in file.iter_batches(ROWS, columns=columns, use_threads=False):
+            yield batch.select(columns)
+
+
+def _csv(
+    path: Path, what: str, required: tuple[str, ...], optional: tuple[str, ...], max_rows: int
+) -> Iterator[pa.Schema | pa.RecordBatch]:
+    """The same; a file that unpacks to far more than it can hold is given up early."""
+    with (
+        named_after(path, "a whole CSV table"),
+        gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as text,
+    ):
         header = text.readline(BLOCK).decode("utf-8").strip().replace('"', "").split(",")
         columns = _present(path, header, what, required, optional)
         types = {column: pa.string() if column == "cell_id" else None for column in columns}
@@ -62,13 +89,13 @@ def _read_csv(
             read_options=pyarrow.csv.ReadOptions(column_names=header, block_size=BLOCK, use_threads=False),
             convert_options=options,
         )
-        batches, rows = [], 0
+        yield reader.schema
+        rows = 0
         for batch in reader:
             rows += batch.num_rows
             if rows > max_rows:
                 raise BundleError(f"{path} has more than {max_rows} rows: {what}")
-            batches.append(batch)
-        return pa.Table.from_batches(batches, schema=reader.schema)
+            yield batch
 
 
 def _present(

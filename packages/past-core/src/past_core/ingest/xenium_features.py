@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
-from past_core.ingest.checks import SlideDataError, whole_counts
+from past_core.ingest.checks import SlideDataError, cell_totals, whole_counts
 from past_core.ingest.xenium_files import BundleError
 from past_core.ingest.xenium_matrix import Matrix
 
@@ -92,9 +92,8 @@ def split_features(matrix: Matrix, path: Path) -> Features:
     proteins = _proteins(matrix, protein, path)
     if proteins is not None:
         record["proteins"] = proteins.shape[1]
-    controls = np.asarray(whole.sum(axis=1) - counts.sum(axis=1)).ravel().astype(np.int64)
-    negative = whole[:, np.flatnonzero(counted.isin(NEGATIVE_CONTROLS))].sum(axis=1)
-    negative = np.asarray(negative).ravel().astype(np.int64)
+    controls = cell_totals(whole)[0] - cell_totals(counts)[0]
+    negative = cell_totals(whole[:, np.flatnonzero(counted.isin(NEGATIVE_CONTROLS))])[0]
     return Features(counts, genes, proteins, controls, negative, record)
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from past_core.ingest.checks import cell_totals
 from past_core.ingest.quality.cells import REASONS, Cells, Quantity, Skipped, wanted_table_tests
 from past_core.ingest.quality.flags import joined_reasons, quality_report
 from past_core.ingest.quality.haematoxylin import Outlines, outlines_of
 from past_core.ingest.quality.image_tests import doublet, no_haematoxylin, out_of_focus, outside_tissue
 from past_core.ingest.quality.options import QualityOptions
 from past_core.ingest.quality.pixels import as_slide
+from past_core.ingest.rings import Rings
 from past_core.slides import Slide
 
 logger = logging.getLogger(__name__)
@@ -97,9 +99,10 @@ def assess(
         name: of the slide, for messages.
     """
     xy = np.asarray(xy, np.float64)
+    totals, genes = cell_totals(counts)
     cells = Cells(
-        counts=np.asarray(counts.sum(axis=1), dtype=np.float64).ravel(),
-        genes=np.asarray((counts > 0).sum(axis=1)).ravel(),
+        counts=totals.astype(np.float64),
+        genes=genes,
         panel=counts.shape[1],
         xy=xy,
         size=size,
@@ -135,11 +138,16 @@ def nuclei_of(boundaries: Any, cell_ids: pd.Index) -> Outlines | None:
     """The nuclei's outlines as the tests take them.
 
     Args:
-        boundaries: GeoDataFrame of polygons in level-0 pixels with the column `cell_id`, or indexed by it.
+        boundaries: GeoDataFrame of polygons in level-0 pixels with the column `cell_id`, or indexed by it;
+            or `Rings`.
         cell_ids: (N,) ids of the table's rows.
     """
     if boundaries is None or not len(boundaries):
         return None
+    if isinstance(boundaries, Rings):
+        row = cell_ids.get_indexer(boundaries.cell_id)
+        mine = boundaries if (row >= 0).all() else boundaries.taken(np.flatnonzero(row >= 0))
+        return Outlines(mine.points, mine.start, row[row >= 0])
     owner = boundaries["cell_id"] if "cell_id" in boundaries else boundaries.index.to_series()
     return outlines_of(boundaries.geometry.to_numpy(), cell_ids.get_indexer(owner.astype(str)))
 

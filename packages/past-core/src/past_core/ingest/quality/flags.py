@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.sparse import csr_matrix
 
+from past_core.ingest.checks import cell_totals
 from past_core.ingest.quality.cells import NO_GENES, OUTSIDE_IMAGE
 
 
@@ -25,7 +26,7 @@ def quality_flags(counts: csr_matrix, centroids: np.ndarray, image_size: tuple[i
     x, y = centroids[:, 0], centroids[:, 1]
     reason = joined_reasons(
         {
-            NO_GENES: np.asarray(counts.sum(axis=1)).ravel() <= 0,
+            NO_GENES: cell_totals(counts)[0] <= 0,
             OUTSIDE_IMAGE: (x < 0) | (y < 0) | (x >= width) | (y >= height),
         }
     )

@@ -155,7 +155,6 @@ class _Work:
 
     def __init__(self, view: View, at: np.ndarray, outlines: Outlines, pixel: float, seed: int) -> None:
         self.view, self.at, self.outlines, self.pixel, self.seed = view, at, outlines, pixel, seed
-        self.points = outlines.points / view.downsample
         self.order = np.argsort(outlines.cell, kind="stable")  # polygons by cell
         self.first = np.searchsorted(outlines.cell[self.order], np.arange(len(at) + 1))
 
@@ -206,9 +205,8 @@ class _Work:
         for place in range(len(cells) - 1, -1, -1):
             cell = cells[place]
             for polygon in self.order[self.first[cell] : self.first[cell + 1]]:
-                corners = (
-                    self.points[self.outlines.start[polygon] : self.outlines.start[polygon + 1]] - origin
-                )
+                first, last = self.outlines.start[polygon : polygon + 2]
+                corners = self.outlines.points[first:last] / self.view.downsample - origin
                 if len(corners) >= 3:
                     pen.polygon(corners.ravel().tolist(), fill=place + 1)
         return np.asarray(canvas, np.int32)
