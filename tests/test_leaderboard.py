@@ -3,8 +3,7 @@
 import dataclasses
 import json
 import re
-import shutil
-import subprocess
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from benchmarks.leaderboard.render import committed, render
 from benchmarks.pictures.catalogue import CATALOGUE, FOLDER, present
 from benchmarks.results_files import RESULTS, ResultError, interval, number, read_result, read_results
 from benchmarks.task import DeclarationError, Metric, Plot, Task, Wanted, read_module, read_tasks
+from made_browser import CHROMIUM, Browser
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -320,21 +320,75 @@ def test_pictures_are_small_and_belong_to_tasks() -> None:
     assert sum(sizes) < 1_500_000
 
 
-def test_chromium_draws_the_page_without_an_error(tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if CHROMIUM is None:
         pytest.skip("no Chromium here: apt-get install chromium")
-    # The page's own script is asked to sort by its first arrow, and the order is read back.
-    text = (ROOT / "leaderboard.html").read_text()
-    assert 'data-better="higher"' in text
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
-    command += ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run(
-        [*command, (ROOT / "leaderboard.html").as_uri()],
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0
-    assert "Content Security Policy" not in done.stderr
-    assert "Uncaught" not in done.stderr
-    assert "<svg" in done.stdout
-    assert "PAST leaderboard" in done.stdout
+    started = Browser(tmp_path_factory.mktemp("chromium"))
+    yield started
+    started.close()
+
+
+def test_chromium_draws_the_page_without_an_error(browser: Browser) -> None:
+    page = (ROOT / "leaderboard.html").as_uri()
+    browser.visit(page)
+    assert browser.noted == []
+    assert [url for url in browser.requested if not url.startswith(("data:", "about:"))] == [page]
+    assert browser.run("document.title") == "PAST leaderboard"
+    assert browser.run("document.querySelectorAll('svg').length") > 3
+    pictures = "Array.from(document.images)"
+    assert browser.run(f"{pictures}.length") == (ROOT / "leaderboard.html").read_text().count("<img ") > 3
+    browser.run(f"{pictures}.forEach(picture => {{ picture.loading = 'eager'; }})")  # those further down, too
+    browser.until(f"{pictures}.every(picture => picture.complete && picture.naturalWidth > 0)")
+    # Nothing is cut off: what is too wide scrolls in its own frame.
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+
+
+ROWS = """(number => {
+    const table = document.querySelectorAll("table")[number];
+    return Array.from(table.tBodies[0].rows, row => ({
+        missing: row.classList.contains("missing"),
+        cells: Array.from(row.cells, cell => cell.dataset.value ?? cell.textContent.trim()),
+    }));
+})"""
+
+
+def test_a_click_on_a_heading_sorts_its_table(browser: Browser) -> None:
+    browser.visit((ROOT / "leaderboard.html").as_uri())
+    tables = browser.run(
+        "Array.from(document.querySelectorAll('table'), table => Array.from(table.tHead?.rows[0].cells ?? [],"
+        " cell => [!!cell.querySelector('button'), cell.dataset.better ?? '']))"
+    )
+    pressed = 0
+    for place, headings in enumerate(tables):
+        for column, (button, better) in enumerate(headings):
+            if not button:
+                continue
+            before = browser.run(f"{ROWS}({place})")
+            first = "descending" if better == "higher" else "ascending"
+            for order in (first, {"ascending": "descending", "descending": "ascending"}[first]):
+                cell = f"document.querySelectorAll('table')[{place}].tHead.rows[0].cells[{column}]"
+                box = browser.run(
+                    f"(cell => {{ cell.scrollIntoView({{block: 'center', inline: 'center'}});"
+                    " const box = cell.querySelector('button').getBoundingClientRect();"
+                    f" return [box.x + box.width / 2, box.y + box.height / 2]; }})({cell})"
+                )
+                browser.click(*box)
+                assert browser.run(f"{cell}.getAttribute('aria-sort')") == order
+                after = browser.run(f"{ROWS}({place})")
+                assert sorted(map(str, after)) == sorted(map(str, before))
+                missing = [row["missing"] for row in after]
+                assert missing == sorted(missing)
+                values = [row["cells"][column] for row in after if not row["missing"]]
+                numbers = [value for value in map(number_of, values) if value is not None]
+                if len(numbers) == len([value for value in values if value not in ("", "-")]):
+                    assert numbers == sorted(numbers, reverse=order == "descending"), (place, column)
+            pressed += 1
+    assert pressed > 50
+
+
+def number_of(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None

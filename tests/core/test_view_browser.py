@@ -8,9 +8,9 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 import shapely
-from made_browser import CHROMIUM, SIZE, Browser
 from made_view import view_slide
 
+from made_browser import CHROMIUM, SIZE, Browser
 from past_core.ingest.write import SlideData, write_store
 from past_core.slides import open_slide
 from past_core.view.colours import CELLS, NUCLEI, REASONS, viridis

@@ -105,10 +105,15 @@ class Browser:
         """Waits until a script gives true."""
         self._wait(lambda: self.run(script) is True, script)
 
-    def open(self, url: str) -> None:
-        """Opens the page and waits until all that it shows has come."""
+    def visit(self, url: str) -> None:
+        """Opens a page and waits until it is read."""
         self.call("Page.navigate", url="about:blank")  # a new hash alone would not load it again
         self.call("Page.navigate", url=url)
+        self.until(f"location.href === {json.dumps(url)} && document.readyState === 'complete'")
+
+    def open(self, url: str) -> None:
+        """Opens the viewer's page and waits until all that it shows has come."""
+        self.visit(url)
         self.until("document.documentElement?.dataset.started === 'yes'")
         self.settle()
 
