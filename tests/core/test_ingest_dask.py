@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import time
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_bundles import made_bundle
 from test_ingest_sheet import HEADER, outcomes, past, row_of, sheet
@@ -86,6 +88,41 @@ def test_the_same_stores_as_here(cluster, data, tmp_path, monkeypatch):
     file.write_text(json.dumps({"type": "Scheduler", "address": cluster.scheduler_address}))
     result = past("sheet.csv", "-o", out, "--dask", file, "--missing", "skip")
     assert "0 done, 3 skipped, 1 failed" in result.output
+
+
+@pytest.mark.parametrize("where", ["processes", "cluster"])
+def test_slides_with_keypoints_are_registered_where_they_are_ingested(cluster, data, tmp_path, where):
+    """Two rows of three regions each, and one that two regions contradict; here and on the cluster."""
+    for name in "ab":
+        he, points = f"{data}/{name}/{name}_he_image.ome.tif", f"{data}/{name}/keypoints_*.csv"
+        with (tmp_path / "sheet.csv").open("a") as text:
+            if name == "a":
+                text.write("slide,bundle,he,keypoints\n")
+            text.write(f"{name},{data}/{name},{he},{points}\n")
+    for path in sorted((data / "b").glob("keypoints_*.csv")):
+        shutil.copy(path, tmp_path)
+    wrong = tmp_path / "keypoints_region1.csv"
+    table = pd.read_csv(wrong)
+    table["fixedX"] += 200 / 0.2125
+    table.to_csv(wrong, index=False)
+    with (tmp_path / "sheet.csv").open("a") as text:
+        text.write(f"wrong,{data}/b,{data}/b/b_he_image.ome.tif,{tmp_path}/keypoints_*.csv\n")
+    out = tmp_path / "stores"
+    many = ("--jobs", "2") if where == "processes" else ("--dask", cluster.scheduler_address)
+    result = past(tmp_path / "sheet.csv", "-o", out, *many)
+    assert "2 done, 0 skipped, 1 failed" in result.output
+    found = outcomes(out)
+    assert "must not be used" in found["wrong"]["message"]
+    assert not (out / "wrong.zarr").exists()
+    assert (out / "registrations" / "wrong" / "report.html").is_file()
+    for name in "ab":
+        record = SlideStore(out / f"{name}.zarr").manifest["registration"]
+        truth = np.loadtxt(data / name / f"{name}_he_imagealignment.csv", delimiter=",")
+        corners = np.array([[0, 0, 1], [400, 0, 1], [0, 400, 1]])
+        apart = (corners @ np.asarray(record["matrix"]).T - corners @ truth.T)[:, :2] * 0.2125
+        assert np.hypot(*apart.T).max() < 2
+        made = np.loadtxt(out / "registrations" / name / "alignment.csv", delimiter=",")
+        np.testing.assert_allclose(made, record["matrix"])
 
 
 def die_in(slide, marker):
