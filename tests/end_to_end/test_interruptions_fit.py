@@ -1,14 +1,14 @@
 """`lightning fit`, killed again and again at random moments, ends with the weights of a run that was not."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from test_resume import arguments
 
-from made_faults import MOMENTS, moments, serving, small_disk
+from made_faults import MOMENTS, Verbs, moments, read_only, serving, small_disk
 from past_core.training.checkpoint_io import AtomicCheckpointIO, CheckpointWriteError
 
 MODULES = ("past_core.training.lightning_cli", "past_core.pretrain", "past_core.data.datamodule")
@@ -55,3 +55,48 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
             writer.save_checkpoint({"weight": torch.zeros(60_000)}, path)
         assert [each.name for each in path.parent.iterdir()] == ["last.ckpt"]
         assert writer.load_checkpoint(path)["weight"].sum() == 30_000
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Verbs]:
+    with serving(tmp_path_factory.mktemp("server") / "server", *MODULES) as verbs:
+        yield verbs
+
+
+def test_a_folder_that_is_closed_is_said_before_any_work(
+    quick: Verbs, tiny_slides: Sequence[Path], tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "closed", 2**20) as root:
+        read_only(root)
+        ended = quick("lightning", *arguments(tiny_slides, root))
+        assert f"{root}/version cannot be written (Read-only file system" in ended.error
+        assert "training on" not in ended.text
+
+
+def test_two_at_once_take_two_folders(quick: Verbs, tiny_slides: Sequence[Path], tmp_path: Path) -> None:
+    for ended in quick.together([["lightning", *arguments(tiny_slides, tmp_path / "runs")]] * 2):
+        assert ended.status == 0, ended.text[-2000:]
+    runs = sorted((tmp_path / "runs").iterdir())
+    assert [run.name for run in runs] == ["version_0", "version_1"]
+    files = [{str(file.relative_to(run)).split("tfevents")[0] for file in run.rglob("*")} for run in runs]
+    assert files[0] == files[1]
+    one, other = (torch.load(run / "checkpoints" / "last.ckpt")["state_dict"] for run in runs)
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("kind", ["remove", "truncate"])
+def test_slides_that_go_while_it_trains_are_named(
+    quick: Verbs, tiny_slides: Sequence[Path], tmp_path: Path, kind: str
+) -> None:
+    """An error with the slide's name, or the end of a run that had read it."""
+    for number, share in enumerate(moments(2, seed=9)):
+        slides = [shutil.copytree(path, tmp_path / str(number) / path.name) for path in tiny_slides]
+        options, folder = arguments(slides, tmp_path / f"run{number}"), tmp_path / str(number)
+        if not number:
+            whole = quick("lightning", *options, watch=[folder])
+            assert whole.status == 0, whole.text[-2000:]
+        action = {"kind": kind, "paths": [str(slides[0])]}
+        at = 1 + int(share * whole.events)
+        ended = quick("lightning", *options, watch=[folder], at=at, action=action)
+        if ended.status:
+            assert str(slides[0]) in ended.error

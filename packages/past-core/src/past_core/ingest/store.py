@@ -120,8 +120,13 @@ class SlideStore:
             parts.append(f"{frame}/{attributes.get('_index', '_index')}")
         for part in parts:
             self._check_chunks(contents, f"{folder}/{part}")
-        group = zarr.open_group(self._table, mode="r", zarr_format=3, use_consolidated=False)
-        spatial = group["obsm/spatial"]
+        try:
+            group = zarr.open_group(self._table, mode="r", zarr_format=3, use_consolidated=False)
+            spatial = group["obsm/spatial"]
+        except PastError:
+            raise
+        except Exception as error:  # damaged since its metadata were read, or in what zarr alone reads
+            raise self._fail(f"{folder} cannot be read ({error})") from error
         if not isinstance(spatial, zarr.Array):
             raise self._fail("the table's obsm/spatial is no array")
         shape = tuple(spatial.shape)

@@ -1,5 +1,6 @@
 """The `lightning` command: LightningCLI, with checkpoints that are whole, and runs that can go on."""
 
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,15 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 
+from past_core.atomic import refusal
+from past_core.locks import OutputBusyError, claimed
 from past_core.training.resume import latest_checkpoint, require_checkpoint
 
+PATIENCE = 30.0
+"""Seconds to wait for another run that is making its folder."""
 PLUGIN = "past_core.training.checkpoint_io.AtomicCheckpointIO"
 
 
@@ -20,6 +27,9 @@ class TrainingCLI(LightningCLI):
     `auto` is the same or, where there is none, a fresh start, so that one command both starts and resumes;
     a folder is the newest whole checkpoint in it. With `last` and `auto` the run goes on in its own folder;
     with a path it gets a new one, as ever in Lightning.
+
+    A run takes its folder before it does anything else: one that cannot be written to is said at once, and
+    two runs that start together get two folders.
     """
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
@@ -53,6 +63,35 @@ class TrainingCLI(LightningCLI):
         else:
             found = require_checkpoint(wanted) if Path(wanted).is_dir() else wanted
         self._options.ckpt_path = None if found is None else str(found)
+
+    def before_fit(self) -> None:
+        """Makes the run's folder.
+
+        Raises:
+            OutputWriteError: It cannot be made.
+        """
+        if rank_zero_only.rank == 0:
+            for logger in self.trainer.loggers:
+                if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+                    _make_folder(logger)
+
+
+def _make_folder(logger: TensorBoardLogger | CSVLogger) -> None:
+    """Makes a logger's folder; the number of a new one is the next that is free, of one run alone."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with claimed(Path(logger.root_dir) / "version"):
+                folder = Path(logger.log_dir)  # looks for the number
+                try:
+                    folder.mkdir(parents=True, exist_ok=True)
+                except OSError as error:
+                    raise refusal(error, folder) or error from error
+                return
+        except OutputBusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _go_on_in_its_folder(logger: Any, checkpoint: Path) -> None:
