@@ -15,6 +15,7 @@ import zarr
 from made_slides import made_slide
 
 from past_core.errors import PastError
+from past_core.ingest.contents import Contents
 from past_core.ingest.store import SlideStore, StoreError, StoreNotFoundError, is_store
 from past_core.ingest.write import write_store
 
@@ -256,6 +257,23 @@ def test_damaged_metadata(copy):
     file = copy / "images" / "he" / "zarr.json"
     file.write_text(file.read_text()[:50])
     with pytest.raises(StoreError, match="cannot be read"):
+        SlideStore(copy)
+
+
+@pytest.mark.parametrize("part", ["", "obsm/spatial"])
+def test_metadata_cut_short_while_it_is_opened(copy, part, monkeypatch):
+    """Between the look at what the store holds and zarr's own."""
+    checked = Contents.missing
+
+    def cut_short(self, folder):
+        found = checked(self, folder)
+        if folder == "tables/cells/var/_index":  # the last that is looked at
+            file = copy / "tables" / "cells" / part / "zarr.json"
+            file.write_text(file.read_text()[:50])
+        return found
+
+    monkeypatch.setattr(Contents, "missing", cut_short)
+    with pytest.raises(StoreError, match="tables/cells cannot be read"):
         SlideStore(copy)
 
 
