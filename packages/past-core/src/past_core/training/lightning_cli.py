@@ -70,12 +70,12 @@ class TrainingCLI(LightningCLI):
         Raises:
             OutputWriteError: It cannot be made.
         """
-        if rank_zero_only.rank == 0:
-            for logger in self.trainer.loggers:
-                if isinstance(logger, (TensorBoardLogger, CSVLogger)):
-                    _make_folder(logger)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+                _make_folder(logger)
 
 
+@rank_zero_only
 def _make_folder(logger: TensorBoardLogger | CSVLogger) -> None:
     """Makes a logger's folder; the number of a new one is the next that is free, of one run alone."""
     deadline = time.monotonic() + PATIENCE
