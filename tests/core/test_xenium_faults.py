@@ -14,6 +14,7 @@ import pytest
 import zarr
 
 from past_core.errors import PastError
+from past_core.ingest import xenium_columns, xenium_outlines
 from past_core.ingest.xenium import read_bundle
 from past_core.ingest.xenium_files import BundleError, BundleNotFoundError
 from past_core.synthetic.bundle import write_bundle
@@ -280,6 +281,49 @@ def test_outlines_in_mixed_order_are_sorted(bundle):
     found = read(bundle).cell_boundaries
     np.testing.assert_array_equal(found.cell_id, expected.cell_id)
     np.testing.assert_array_equal(found.points, expected.points)
+
+
+def test_a_few_open_outlines_are_closed_and_many_refused(bundle):
+    expected = read(bundle).cell_boundaries
+    last = 24, 25 * 7 + 24  # of the first cell's 25 vertices, and of the eighth's
+    edit_table(bundle, "cell_boundaries.parquet", lambda f: f.drop(index=[last[1]]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xenium_outlines, "MAX_OPEN", 0.1)  # a share of this few cells
+        found = read(bundle).cell_boundaries
+        np.testing.assert_array_equal(found.points, expected.points)
+        np.testing.assert_array_equal(found.start, expected.start)
+        edit_table(bundle, "cell_boundaries.parquet", lambda f: f.drop(index=[last[0], f.index[-1]]))
+        found = read(bundle).cell_boundaries
+        np.testing.assert_array_equal(found.points, expected.points)
+        np.testing.assert_array_equal(found.start, expected.start)
+    edit_table(bundle, "cell_boundaries.parquet", lambda f: f.groupby("cell_id", sort=False).head(20))
+    refused(bundle, "cell_boundaries.parquet", "outlines are not closed, first polygon")
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_vertices_are_read_batch_by_batch_to_the_same(bundle, monkeypatch, kind):
+    """Polygons that go on in the next batch; single and double precision."""
+    expected = read(bundle)
+    for name in ("cell_boundaries", "nucleus_boundaries"):
+        path = f"{name}.parquet"
+        edit_table(bundle, path, lambda f: f.astype({"vertex_x": kind, "vertex_y": kind}))
+    monkeypatch.setattr(xenium_columns, "ROWS", 33)
+    found = read(bundle)
+    for name in ("cell_boundaries", "nucleus_boundaries"):
+        one, other = getattr(found, name), getattr(expected, name)
+        np.testing.assert_array_equal(one.points, other.points)
+        np.testing.assert_array_equal(one.start, other.start)
+        np.testing.assert_array_equal(one.cell_id, other.cell_id)
+    assert (found.table.X != expected.table.X).nnz == 0
+    edit_table(bundle, "cell_boundaries.parquet", lambda f: f.assign(vertex_y=f.vertex_y.mask(f.index == 40)))
+    refused(bundle, "cell_boundaries.parquet", "vertex_y", "row 40")
+    edit_table(
+        bundle,
+        "nucleus_boundaries.parquet",
+        lambda f: f.assign(cell_id=[*f.cell_id[:70], "x-1", *f.cell_id[71:]]),
+    )
+    (bundle / "cell_boundaries.parquet").unlink()
+    refused(bundle, "nucleus_boundaries.parquet", "'x-1'", "row 70")
 
 
 # --- counts --------------------------------------------------------------------------------------------
