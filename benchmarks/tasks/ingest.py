@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.ingest_bundle import BLOCK, HE_NAME, large_bundle
 from benchmarks.ingest_runs import Cost, large_image, past_ingest, same_content, spatialdata_io
 from benchmarks.report import Report
-from benchmarks.task import Metric, Task
+from benchmarks.task import Metric, Task, at_least, at_most
 from past_core.ingest.store import SlideStore
 
 TASK = Task(
@@ -28,6 +28,11 @@ TASK = Task(
     system="what",
     systems=(),
     metrics=(Metric("wall", "lower"), Metric("processor", "lower"), Metric("peak", "lower")),
+    tracked=(
+        at_least("details", "ratios", "processor", share=0.6),
+        at_least("details", "ratios", "memory", share=0.8),
+        at_most("details", "many", "peak_gib", times=1.25),
+    ),
 )
 
 BUNDLE = {"full": (20_000, 100_000), "ci": (3 * BLOCK, 10_000)}
@@ -106,6 +111,12 @@ def run(profile: str, data: Path | None = None) -> Report:
         details={
             "ways": {way: [asdict(cost) for cost in costs] for way, costs in ways.items()},
             "content": content,
+            "ratios": {
+                "wall": speed,
+                "processor": cpu["spatialdata-io"] / cpu["PAST"],
+                "memory": memory,
+                "flat": flat,
+            },
             "growing": {str(size): asdict(cost) for size, cost in growing.items()},
             "many": asdict(many) | {"genes_a_cell": counts},
         },

@@ -31,7 +31,7 @@ from benchmarks.registration_data import (
     slide_truth,
 )
 from benchmarks.report import Report
-from benchmarks.task import Metric, Task
+from benchmarks.task import Metric, Task, near
 from past_core.registration.combine import combine
 from past_core.registration.nuclei_points import open_nuclei
 from past_core.registration.refine import refine
@@ -50,6 +50,13 @@ TASK = Task(
         Metric("95 %", "lower", unit="of the seeds"),
         Metric("rms", "lower"),
         Metric("bound", "lower", unit="least squares on the right pairs"),
+    ),
+    tracked=(
+        near("details", "keypoints", "one side", "ours", within=0.03),
+        near("details", "keypoints", "one side, one wrong pair a set", "ours", within=0.05),
+        near("details", "keypoints", "deformed by 10 µm, 9 sets", "ours", within=0.2),
+        near("details", "image", "starts", "5 µm off", "after_um", within=0.05),
+        near("details", "image", "deformed", "after_um", within=0.2),
     ),
 )
 

@@ -208,10 +208,9 @@ def test_tables(damage, name, how, seed):
         if outlines is None:
             assert "holds no outline" in str(slide.report["notes"])
             return
-        owner = pd.Index(outlines.get("cell_id", outlines.index))
-        row = slide.table.obs_names.get_indexer(owner)
+        row = slide.table.obs_names.get_indexer(outlines.cell_id)
         assert (row >= 0).all()
-        middle = outlines.geometry.envelope.centroid
+        middle = outlines.to_geodataframe().geometry.envelope.centroid
         apart = np.hypot(*(np.column_stack([middle.x, middle.y]) - slide.table.obsm["spatial"][row]).T)
         assert np.quantile(apart * slide.mpp, 0.98) < 25
 
