@@ -3,6 +3,7 @@
 import threading
 import weakref
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from made_slides import made_slide
 from scipy.sparse import random_array
 
-from past_core.ingest import checks, pyramid
+from past_core.ingest import checks, pyramid, write
 from past_core.ingest.checks import SlideDataError, cell_totals, whole_counts
 from past_core.ingest.pyramid import TILE, level_shapes, write_pyramid
 from past_core.ingest.store import SlideStore
@@ -170,6 +171,22 @@ def test_counts_are_copied_only_where_they_have_to_be_changed():
     before = shuffled.indices.copy()
     assert (whole_counts(shuffled, "slide", *ids) != whole).nnz == 0
     np.testing.assert_array_equal(shuffled.indices, before)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40, 10_000])
+def test_counts_written_some_rows_at_a_time_are_the_same(tmp_path, monkeypatch, rows):
+    slide = made_slide()
+    monkeypatch.setattr(write, "ROWS", rows)
+    path = write_store(slide, tmp_path / "s.zarr")
+    store = SlideStore(path)
+    expected = slide.table[store.cell_ids].X
+    for counts in (store.counts, ad.io.read_elem(zarr.open_group(path, mode="r")["tables/cells/X"])):
+        assert counts.shape == expected.shape
+        assert counts.dtype == np.int32
+        assert (counts != expected).nnz == 0
+    import spatialdata
+
+    assert (expected != spatialdata.read_zarr(path).tables["cells"].X).nnz == 0
 
 
 @pytest.mark.parametrize("consume", [True, False])

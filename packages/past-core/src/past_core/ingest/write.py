@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 CELLS = "cell_boundaries"
 NUCLEI = "nucleus_boundaries"
+ROWS = 2**16
+"""Cells whose counts are put in order at a time."""
 DEFAULT_RADIUS_UM = 5.0
 """Radius of the circle that stands for a cell of which neither outline nor area is known."""
 
@@ -149,10 +151,7 @@ def write_store(
         raise SlideDataError(f"{data.name}: the pixel size is {data.mpp} um, expected a positive number")
     counts = check_table(data.table, data.name)
     found, flags = _flags(data, counts, size, quality=quality, max_outside=max_outside)
-    table, blocks = _prepare_table(data, counts, size, flags, block_size=block_size)
-    del counts
-    if consume:
-        data.table = table
+    table, order, blocks = _prepare_table(data, counts, size, flags, block_size=block_size)
     median = set_neighbors(table, mpp=data.mpp, k=k)
     manifest = {
         "format": FORMAT,
@@ -167,7 +166,7 @@ def write_store(
         "block_size": block_size,
         "blocks": blocks.tolist(),
         "neighbors": {"k": k, "median_um": None if np.isnan(median) else median},
-        "counts": {"stored": int(table.X.nnz), "total": int(table.X.sum(dtype=np.int64))},
+        "counts": {"stored": int(counts.nnz), "total": int(table.obs["n_counts"].sum())},
         "sources": {label: sha256(Path(source)) for label, source in data.sources.items()},
         "registration": plain(data.registration),
         "qc": quality_report(table.obs) if found is None else plain(found.report(table.obs)),
@@ -175,8 +174,18 @@ def write_store(
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with renamed_when_complete(path, overwrite=overwrite) as partial:
-            _write_spatialdata(data, table, image, partial, manifest, consume=consume, progress=progress)
+        # Every chunk is stored, even one of nothing but zeros: to the reader an absent chunk is a lost one.
+        with (
+            renamed_when_complete(path, overwrite=overwrite) as partial,
+            zarr.config.set({"array.write_empty_chunks": True}),
+        ):
+            _write_elements(data, table, image, partial, manifest)
+            _write_counts(counts, order, partial / "tables" / TABLE)
+            if consume:
+                del counts
+                data.table, data.cell_boundaries, data.nucleus_boundaries = table, None, None
+            write_pyramid(image, partial / "images" / IMAGE, progress=progress)
+            _consolidate(partial)
     except OSError as error:
         if isinstance(error, PastError):
             raise
@@ -244,8 +253,12 @@ def _flags(
 
 def _prepare_table(
     data: SlideData, counts: csr_matrix, size: tuple[int, int], flags: pd.DataFrame, *, block_size: int
-) -> tuple[AnnData, np.ndarray]:
-    """The store's table: rows in block order, with flags, sums and the keys that tie it to the outlines."""
+) -> tuple[AnnData, np.ndarray, np.ndarray]:
+    """The store's table, its rows in block order, and that order; blocks.
+
+    It has flags, sums and the keys that tie it to the outlines, but no counts: these are put in order as they
+    are written, and so are there only once.
+    """
     centroids = np.asarray(data.table.obsm["spatial"], dtype=np.float64)
     order, blocks = block_order(centroids, size, block_size=block_size)
     obs = data.table.obs.copy()
@@ -263,22 +276,17 @@ def _prepare_table(
     var.index.name = None
     if "symbol" not in var:
         var["symbol"] = var.index.to_numpy()
-    table = AnnData(X=counts[order], obs=obs.iloc[order], var=var, obsm={"spatial": centroids[order]})
+    nothing = csr_matrix(counts.shape, dtype=counts.dtype)
+    table = AnnData(X=nothing, obs=obs.iloc[order], var=var, obsm={"spatial": centroids[order]})
     if "protein" in data.table.obsm:
         table.obsm["protein"] = data.table.obsm["protein"].iloc[order]
-    return table, blocks
+    return table, order, blocks
 
 
-def _write_spatialdata(
-    data: SlideData,
-    table: AnnData,
-    image: Any,
-    folder: Path,
-    manifest: Mapping[str, Any],
-    *,
-    consume: bool,
-    progress: Progress | None,
+def _write_elements(
+    data: SlideData, table: AnnData, image: Any, folder: Path, manifest: Mapping[str, Any]
 ) -> None:
+    """The store but for its counts and its pixels."""
     import dask.array as da
     from spatialdata import SpatialData
     from spatialdata.models import Image2DModel, ShapesModel, TableModel
@@ -312,8 +320,7 @@ def _write_spatialdata(
         scale_factors=[2] * depth,
         transformations=dict(frames),
     )
-    # Every chunk is stored, even one of nothing but zeros: to the reader an absent chunk is a lost one.
-    with warnings.catch_warnings(), zarr.config.set({"array.write_empty_chunks": True}):
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*autosharding.*")
         slide = SpatialData(
             images={IMAGE: stand_in},
@@ -324,14 +331,36 @@ def _write_spatialdata(
             attrs={"past": dict(manifest)},
         )
         slide.write(folder, consolidate_metadata=False)
-        while streamed:
-            name, rings = streamed.popitem()
-            rings.write(folder / "shapes" / name / "shapes.parquet")
-            del rings
-        if consume:
-            data.cell_boundaries = data.nucleus_boundaries = None
-        write_pyramid(image, folder / "images" / IMAGE, progress=progress)
-        slide.write_consolidated_metadata()
+    while streamed:
+        name, rings = streamed.popitem()
+        rings.write(folder / "shapes" / name / "shapes.parquet")
+        del rings
+
+
+def _write_counts(counts: csr_matrix, order: np.ndarray, folder: Path) -> None:
+    """Writes the rows of the table's counts in an order, some at a time."""
+    from anndata.io import sparse_dataset, write_elem
+
+    group = zarr.open_group(folder, mode="r+", use_consolidated=False)
+    del group["X"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*autosharding.*")
+        for start in range(0, counts.shape[0], ROWS):
+            part = counts[order[start : start + ROWS]]
+            if start:
+                sparse_dataset(group["X"]).append(part)
+                continue
+            if counts.nnz > np.iinfo(np.int32).max:
+                part.indptr = part.indptr.astype(np.int64)  # of which later parts need it
+            write_elem(group, "X", part)
+
+
+def _consolidate(folder: Path) -> None:
+    """Writes all metadata into one file, for readers behind a network."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consolidated metadata is currently not part")
+        warnings.filterwarnings("ignore", message="Object at .* is not recognized as a component")
+        zarr.consolidate_metadata(str(folder))
 
 
 @contextmanager

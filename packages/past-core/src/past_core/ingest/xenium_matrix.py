@@ -83,14 +83,24 @@ def _read_hdf5(path: Path, n_cells: int) -> Matrix:
         if not fits:
             sizes = ", ".join(f"{name} {part.size} {part.dtype}" for name, part in (parts | labels).items())
             raise BundleError(f"{path}: sizes do not fit a matrix of {shape} features x cells: {sizes}")
-        data, indices, indptr = (parts[name][...] for name in ("data", "indices", "indptr"))
+        data, indptr = parts["data"][...], parts["indptr"][...]
+        indices = _narrow(parts["indices"], n_features)
         features = pd.DataFrame({name: _text(label) for name, label in labels.items()})
         barcodes = _text(parts["barcodes"])
         scale = _scale(file, path)
     check_entries(path, "matrix", data, indices, indptr, n_features)
-    compressed = (data, indices.astype(np.int32), indptr.astype(np.int64))
+    compressed = (data, indices, indptr.astype(np.int64))
     counts = csr_matrix(compressed, shape=(n_cells, n_features))
     return Matrix(counts, features, barcodes, scale)
+
+
+def _narrow(indices: h5py.Dataset, columns: int) -> np.ndarray:
+    """(E,) int32 columns of the values, which the file holds as int64; -1 for what is none."""
+    found = np.empty(indices.size, np.int32)
+    for start in range(0, len(found), STEP):
+        part = indices[start : start + STEP]
+        found[start : start + len(part)] = np.where((part >= 0) & (part < columns), part, -1)
+    return found
 
 
 def check_entries(
