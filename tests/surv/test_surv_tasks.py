@@ -93,7 +93,7 @@ def test_the_published_steps_and_the_tail(data: FoldData, l1: float) -> None:
 def test_steps_count_patients_not_batches(data: FoldData) -> None:
     one = trained(McatTask(width=16, accumulate=15), data)
     five = trained(McatTask(width=16, accumulate=15), data, batch_size=5)
-    torch.testing.assert_close(weights(one), weights(five), atol=2e-6, rtol=0)
+    torch.testing.assert_close(weights(one), weights(five), atol=5e-6, rtol=0)
 
 
 def test_a_risk_set_reaches_over_batches(data: FoldData) -> None:

@@ -1,7 +1,6 @@
 """Polygons without holes as arrays: what a slide's outlines are held as until they are written."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -85,38 +84,35 @@ class RingShapes:
         The file is what `GeoDataFrame.to_parquet` makes of all rows at once, but for its groups of rows.
         """
         writer: pq.ParquetWriter | None = None
-        boxes: list[np.ndarray] = []
-        described: dict[bytes, bytes] = {}
+        schema: pa.Schema | None = None
         try:
-            for table, box in self._tables():
-                boxes.append(box)
-                if writer is None:
-                    described = dict(table.schema.metadata)
-                    writer = pq.ParquetWriter(path, table.schema.remove_metadata(), compression="snappy")
-                writer.write_table(table.replace_schema_metadata(None))
-            if writer is not None:
-                writer.add_key_value_metadata(self._whole(described, np.array(boxes)))
+            for start in range(0, len(self), PART):
+                table = _as_table(self.frame(start, start + PART))
+                if schema is None or writer is None:
+                    schema = table.schema.with_metadata(self._whole(table.schema.metadata))
+                    writer = pq.ParquetWriter(path, schema, compression="snappy")
+                writer.write_table(table.cast(schema))
         finally:
             if writer is not None:
                 writer.close()
 
-    def _tables(self) -> Iterator[tuple[pa.Table, np.ndarray]]:
-        for start in range(0, len(self), PART):
-            frame = self.frame(start, start + PART)
-            buffer = BytesIO()
-            frame.to_parquet(buffer)
-            buffer.seek(0)
-            yield pq.read_table(buffer), frame.total_bounds
-
-    def _whole(self, described: dict[bytes, bytes], boxes: np.ndarray) -> dict[bytes, bytes]:
-        """What the first part's file said of itself, of all parts."""
+    def _whole(self, described: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """What the first part's file says of itself, of all parts."""
+        first = self.rings.start[:-1]
+        low = np.minimum.reduceat(self.rings.points, first, axis=0)[self.order].min(axis=0)
+        high = np.maximum.reduceat(self.rings.points, first, axis=0)[self.order].max(axis=0)
         geo = json.loads(described[b"geo"])
-        geo["columns"]["geometry"]["bbox"] = [
-            *boxes[:, :2].min(axis=0).tolist(),
-            *boxes[:, 2:].max(axis=0).tolist(),
-        ]
+        geo["columns"]["geometry"]["bbox"] = [*low.tolist(), *high.tolist()]
         columns = json.loads(described[b"pandas"])
         for index in columns["index_columns"]:
             if isinstance(index, dict):
                 index["stop"] = len(self)
         return described | {b"geo": json.dumps(geo).encode(), b"pandas": json.dumps(columns).encode()}
+
+
+def _as_table(frame: gpd.GeoDataFrame) -> pa.Table:
+    """As geopandas would write it."""
+    buffer = BytesIO()
+    frame.to_parquet(buffer)
+    buffer.seek(0)
+    return pq.read_table(buffer)

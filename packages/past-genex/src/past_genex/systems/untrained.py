@@ -23,8 +23,8 @@ def untrained_encoder(name: str, *, seed: int = 0) -> FrozenEncoder:
         EncoderError, EncoderNotFoundError: see `load_image_encoder`.
     """
     entry = IMAGE_ENCODERS.get(name)
-    config = entry.config() if entry is not None else load_image_encoder(name).network.config
     with torch.random.fork_rng(devices=[]):
+        config = entry.config() if entry is not None else load_image_encoder(name).network.config
         torch.manual_seed(seed)
         network = entry.build() if entry is not None else None
         fresh = ImageEncoder(dataclasses.replace(config, weights=None), network)

@@ -29,8 +29,8 @@ def load_conditioner(name: str, weights: str | None = None, *, seed: int = 0) ->
     if weights != RANDOM:
         return load_image_encoder(name, weights=weights)
     entry = IMAGE_ENCODERS.get(name)
-    config = entry.config() if entry is not None else load_image_encoder(name).network.config
     with torch.random.fork_rng(devices=[]):
+        config = entry.config() if entry is not None else load_image_encoder(name).network.config
         torch.manual_seed(seed)
         network = entry.build() if entry is not None else None
         fresh = ImageEncoder(dataclasses.replace(config, weights=None), network)

@@ -74,10 +74,12 @@ def read_record(path: str | Path) -> dict[str, Any] | None:
         return found if isinstance(found, dict) else None
     import tifffile
 
+    from past_core.slides.tiff import DAMAGE
+
     try:
         with tifffile.TiffFile(path) as file:
             text = file.pages.first.description
-    except (tifffile.TiffFileError, OSError, ValueError, LookupError) as error:
+    except DAMAGE as error:
         raise SlideError(f"{path}: not a TIFF that can be read ({error})") from error
     try:
         if text.startswith("<?xml") and NAMESPACE in text:
