@@ -33,7 +33,9 @@ def test_it_is_scanpys(tissue) -> None:
 
 
 def test_it_is_squidpys(tissue) -> None:
-    squidpy = pytest.importorskip("squidpy", minversion="1.8", reason="older ones build the graph elsewhere")
+    squidpy = pytest.importorskip("squidpy")
+    if not hasattr(squidpy.gr, "spatial_neighbors_knn"):
+        pytest.skip("this squidpy builds the graph elsewhere")
     xy, values = tissue
     table = AnnData(values, obsm={"spatial": xy})
     squidpy.gr.spatial_neighbors_knn(table, n_neighs=6)
