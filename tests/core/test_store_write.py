@@ -21,7 +21,6 @@ from past_core.errors import PastError
 from past_core.ingest import pyramid, write
 from past_core.ingest.blocks import block_order
 from past_core.ingest.checks import SlideDataError
-from past_core.ingest.outlines import polygons_from_vertices
 from past_core.ingest.pyramid import SlideImage, halve, level_shapes, write_pyramid
 from past_core.ingest.store import SlideStore
 from past_core.ingest.write import StoreExistsError, StoreWriteError, write_store
@@ -396,16 +395,6 @@ def test_hashes_of_sources(tmp_path):
     (tmp_path / "tree" / "x" / "b").rename(tmp_path / "tree" / "x" / "c")
     assert write.sha256(tmp_path / "tree") != before
     assert str(tmp_path) not in str(store.manifest)
-
-
-def test_polygons_from_vertices():
-    owner = np.array(["a"] * 4 + ["b"] * 2 + ["c"] * 5)
-    x = np.array([0, 2, 2, 0, 9, 9, 5, 8, 8, 5, 5.0])
-    y = np.array([0, 0, 2, 2, 9, 8, 5, 5, 9, 9, 5.0])
-    frame = polygons_from_vertices(owner, x, y)
-    assert list(frame.index) == ["a", "c"]
-    assert frame.area.tolist() == [4.0, 12.0]
-    assert len(polygons_from_vertices(np.array([]), np.array([]), np.array([]))) == 0
 
 
 @pytest.fixture(scope="module")

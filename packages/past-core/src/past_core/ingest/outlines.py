@@ -16,40 +16,6 @@ from past_core.ingest.rings import Rings, RingShapes
 logger = logging.getLogger(__name__)
 
 
-def polygons_from_vertices(owner: np.ndarray, x: np.ndarray, y: np.ndarray) -> gpd.GeoDataFrame:
-    """Builds polygons from a long table of vertices.
-
-    Args:
-        owner: (P,) the polygon each vertex belongs to; the rows of a polygon are contiguous and in ring
-            order.
-        x: (P,) coordinates.
-        y: (P,) coordinates.
-
-    Returns:
-        One row a polygon, indexed by owner in order of appearance; rings are closed where they were not.
-        Owners with fewer than three vertices are left out.
-    """
-    owner = np.asarray(owner)
-    starts = (
-        np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1]])) if len(owner) else np.zeros(0, int)
-    )
-    lengths = np.diff(np.append(starts, len(owner)))
-    enough = lengths >= 3
-    points = np.column_stack([x, y]).astype(np.float64)
-    if not enough.all():
-        points = points[np.repeat(enough, lengths)]
-    offsets = np.concatenate([[0], np.cumsum(lengths[enough])])
-    ends = points[offsets[1:] - 1], points[offsets[:-1]]
-    if len(offsets) > 1 and ((ends[0] == ends[1]).all(axis=1) & (lengths[enough] > 3)).all():
-        # Many times faster than ring by ring, but rings must be closed already.
-        rings = np.arange(len(offsets))
-        polygons = shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (offsets, rings))
-    else:
-        ring = np.repeat(np.arange(len(offsets) - 1), lengths[enough])
-        polygons = shapely.polygons(shapely.linearrings(points, indices=ring))
-    return gpd.GeoDataFrame(geometry=polygons, index=pd.Index(owner[starts[enough]]))
-
-
 def cell_shapes(
     boundaries: gpd.GeoDataFrame | Rings | None,
     table: AnnData,

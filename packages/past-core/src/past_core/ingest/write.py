@@ -125,8 +125,8 @@ def write_store(
         block_size: Side of a block in level-0 pixels.
         max_outside: Largest share of cells outside the image.
         quality: Tests of quality control; by default those that are never off.
-        consume: `data` is not used again: its table is let go as soon as the store's own is made, its
-            outlines as soon as they are written, which halves the memory of many cells.
+        consume: `data` is not used again: its table and outlines are let go as soon as they are written, so
+            that they are not held beside the pixels.
         progress: Called with image tiles written and tiles in all.
 
     Returns:

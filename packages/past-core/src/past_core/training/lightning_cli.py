@@ -65,13 +65,13 @@ class TrainingCLI(LightningCLI):
         self._options.ckpt_path = None if found is None else str(found)
 
     def before_fit(self) -> None:
-        """Makes the run's folder.
+        """Makes the run's folder, unless it lies behind a URL.
 
         Raises:
             OutputWriteError: It cannot be made.
         """
         for logger in self.trainer.loggers:
-            if isinstance(logger, (TensorBoardLogger, CSVLogger)):
+            if isinstance(logger, (TensorBoardLogger, CSVLogger)) and "://" not in str(logger.root_dir):
                 _make_folder(logger)
 
 
