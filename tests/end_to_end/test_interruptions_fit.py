@@ -3,13 +3,16 @@
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from test_resume import arguments
 
 from made_faults import MOMENTS, Verbs, moments, read_only, serving, small_disk
 from past_core.training.checkpoint_io import AtomicCheckpointIO, CheckpointWriteError
+from past_core.training.lightning_cli import TrainingCLI
 
 MODULES = ("past_core.training.lightning_cli", "past_core.pretrain", "past_core.data.datamodule")
 
@@ -82,6 +85,14 @@ def test_two_at_once_take_two_folders(quick: Verbs, tiny_slides: Sequence[Path],
     assert files[0] == files[1]
     one, other = (torch.load(run / "checkpoints" / "last.ckpt")["state_dict"] for run in runs)
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_run_behind_a_url_makes_no_folder_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place, made in (("memory://runs", []), ("runs", ["runs"])):
+        loggers = [CSVLogger(place, name="")]
+        TrainingCLI.before_fit(SimpleNamespace(trainer=SimpleNamespace(loggers=loggers)))
+        assert [path.name for path in tmp_path.iterdir()] == made
 
 
 @pytest.mark.parametrize("kind", ["remove", "truncate"])
